@@ -1,0 +1,1 @@
+"""Bundle configurations; no Python lives here, packaging needs the file."""
