@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one exception for what a user can put right."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input from the user.
+
+    The message names the file or the argument, what was found there and the cure. The command line prints it on one
+    line and exits with 2; every other exception is a defect of the program and keeps its traceback.
+    """

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the similarities mean: both protocols, power and verdict, on plain tensors."""
