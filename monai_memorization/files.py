@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from monai_memorization.errors import InputError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part.
+
+    The text goes to a temporary name in the same folder (made if missing), which then replaces `path`.
+
+    Args:
+        path: File to write.
+        text: Its whole content, written as UTF-8 with the line ends it has.
+
+    Raises:
+        InputError: The file cannot be written: disk full, folder read-only, a folder of that name.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        unfinished.replace(path)
+    except OSError as error:
+        _remove(unfinished)
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: cannot be written ({reason}); free the disk or choose another folder") from error
+    except BaseException:
+        _remove(unfinished)
+        raise
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        # the error on its way to the caller says more than this one would
+        return
