@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One image: read it and bring it to the form in which every image of an audit is compared."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import pydicom
+import torch
+from monai.transforms import Resize, SpatialPad
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from monai_memorization.errors import InputError
+from monai_memorization.images.sets import ImageSet, read_image_set
+from monai_memorization.progress import progress
+
+PERCENTILES = (0.5, 99.5)
+MAX_CHANNELS = 4
+LONGEST_SIDE = 64
+
+
+def read_image(path: Path) -> Tensor:
+    """Read one image as stored, in canonical orientation where the file says one.
+
+    Args:
+        path: NIfTI, PNG, JPEG, NumPy or DICOM file.
+
+    Returns:
+        Raw intensities, (C, *spatial), float32. Equal channels, as of grey saved as RGB, are one.
+
+    Raises:
+        InputError: if the file cannot be read, or holds NaN, infinite or constant intensities.
+    """
+    try:
+        array = _READERS[_suffix(path)](path)
+    except KeyError:
+        raise InputError(f"{path}: unknown kind of image; known are {', '.join(_READERS)}") from None
+    except Exception as error:  # readers raise whatever the broken file led them into
+        raise InputError(f"{path}: cannot be read ({_one_line(error)}); replace it, or go on without it") from error
+    image = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if not torch.isfinite(image).all():
+        raise InputError(f"{path}: holds NaN or infinite values; replace them or leave the image out")
+    if image.min() == image.max():
+        raise InputError(f"{path}: all values are {image.min().item():g}; a constant image cannot be compared")
+    if len(image) > 1 and bool((image == image[:1]).all()):
+        image = image[:1]
+    return image
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How every image of an audit is prepared, whichever set it is from.
+
+    Intensities go from the image's own 0.5 and 99.5 percentile to [0, 1]; the size is reached by scaling with the
+    aspect kept, then padding with 0.
+
+    Args:
+        image_size: spatial size of the result.
+        channels: number of channels of the set.
+    """
+
+    image_size: tuple[int, ...]
+    channels: int = 1
+
+    def __call__(self, path: Path) -> Tensor:
+        """Return the prepared image, (channels, *image_size), float32 in [0, 1]."""
+        image = read_image(path)
+        if image.dim() - 1 != len(self.image_size):
+            raise InputError(
+                f"{path}: is {_spell(image.shape[1:])}, a {image.dim() - 1}D image among {len(self.image_size)}D ones "
+                f"({_spell(self.image_size)}); 2D and 3D images cannot be compared"
+            )
+        if len(image) not in (1, self.channels):
+            raise InputError(f"{path}: has {len(image)} channels where the training set has {self.channels}")
+        return self.fit(scale_intensities(image).expand(self.channels, *image.shape[1:]))
+
+    def fit(self, image: Tensor) -> Tensor:
+        """Scale an image, (C, *spatial), to fit ``image_size`` with its aspect kept, and pad the rest with 0."""
+        if tuple(image.shape[1:]) == self.image_size:
+            return image.contiguous()
+        factor = min(target / size for target, size in zip(self.image_size, image.shape[1:], strict=True))
+        scaled = [
+            min(target, max(1, round(size * factor)))
+            for target, size in zip(self.image_size, image.shape[1:], strict=True)
+        ]
+        mode = "bilinear" if len(scaled) == 2 else "trilinear"
+        resized = Resize(scaled, mode=mode, anti_aliasing=factor < 1)(image)
+        return torch.as_tensor(SpatialPad(self.image_size)(resized)).clone().clamp(0, 1)
+
+
+def scale_intensities(image: Tensor) -> Tensor:
+    """Bring an image, (C, *spatial), to [0, 1] by its own 0.5 and 99.5 percentile, and cut off beyond them."""
+    low, high = np.percentile(image.numpy(), PERCENTILES)
+    if high <= low:  # nearly all of it is one value: a thin object on an empty background
+        low, high = float(image.min()), float(image.max())
+    return ((image - float(low)) / float(high - low)).clamp(0, 1)
+
+
+def choose_preparation(images: ImageSet, longest_side: int = LONGEST_SIDE, n: int = 32) -> Preparation:
+    """Choose size and channels for a set from up to ``n`` of its images, spread evenly.
+
+    Args:
+        images: the training set.
+        longest_side: no side of the result is longer; smaller images keep their size.
+        n: number of images looked at.
+
+    Returns:
+        The median size, scaled down to ``longest_side`` with the aspect kept, and the largest number of channels.
+
+    Raises:
+        InputError: if images of two and of three dimensions are mixed, or none of them can be read.
+    """
+    step = max(1, len(images) // n)
+    shapes = [shape for path in images.paths[::step] if (shape := _shape(path)) is not None]
+    if not shapes:
+        raise InputError(f"{images.role}: none of its images can be read, the first is {images.paths[0]}")
+    dimensions = Counter(len(shape) - 1 for shape in shapes)
+    if len(dimensions) > 1:
+        raise InputError(f"{images.role}: holds 2D and 3D images; audit them apart")
+    median = [int(np.median(sides)) for sides in zip(*(shape[1:] for shape in shapes), strict=True)]
+    factor = min(1.0, longest_side / max(median))
+    return Preparation(tuple(max(4, round(side * factor)) for side in median), max(shape[0] for shape in shapes))
+
+
+class PreparedImages(Dataset[dict[str, Tensor | str]]):
+    """A set read into memory, prepared; items are ``{"image": (C, *image_size) in [0, 1], "image_id": str}``.
+
+    Args:
+        images: the set; images that could not be read are no longer in it.
+        pixels: (n, C, *image_size) in [0, 1], float16 to halve the memory.
+    """
+
+    def __init__(self, images: ImageSet, pixels: Tensor) -> None:
+        self.images = images
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        return {"image": self.pixels[index].float(), "image_id": self.images.image_ids[index]}
+
+
+def prepared_images(
+    source: str | Path | ImageSet, image_size: Sequence[int], channels: int = 1, role: str = "training"
+) -> PreparedImages:
+    """Read a whole set into memory, prepared; for configs and for training.
+
+    Args:
+        source: as for :func:`monai_memorization.images.sets.read_image_set`, or a set already listed.
+        image_size: spatial size.
+        channels: number of channels.
+        role: the name of the argument, for messages.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: if an image cannot be read.
+    """
+    images = source if isinstance(source, ImageSet) else read_image_set(source, role)
+    preparation = Preparation(tuple(image_size), channels)
+    pixels = torch.empty(len(images), channels, *image_size, dtype=torch.float16)
+    for indices, batch in prepared_batches(images, preparation, title=f"read {images.role} images"):
+        pixels[indices] = batch.half()
+    return PreparedImages(images, pixels)
+
+
+@dataclass
+class Unreadable:
+    """The images that were left out because they could not be read: their indices, and the messages."""
+
+    indices: list[int] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+
+def prepared_batches(
+    images: ImageSet,
+    preparation: Preparation,
+    batch_size: int = 64,
+    workers: int | None = None,
+    unreadable: Unreadable | None = None,
+    title: str = "read",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read and prepare a set batch by batch, in worker processes where it is large.
+
+    Args:
+        images: the set, n images.
+        preparation: how each is prepared.
+        batch_size: images in a batch, B.
+        workers: number of processes; None chooses by the size of the set and of the machine.
+        unreadable: collects images that cannot be read, which are then left out; without it they raise.
+        title: name of the progress bar.
+
+    Yields:
+        Indices into the set, (B,), and images, (B, C, *image_size) in [0, 1].
+
+    Raises:
+        InputError: naming the first image that cannot be read.
+    """
+    if workers is None:
+        workers = 0 if len(images) < 1024 else min(8, os.cpu_count() or 1)
+    reader = _Reader(images, preparation)
+    batches = DataLoader(reader, batch_size, num_workers=workers, collate_fn=list)
+    with progress(len(images), title) as bar:
+        for items in batches:
+            bar.update(len(items))
+            for index, item in items:
+                if isinstance(item, Tensor):
+                    continue
+                if unreadable is None:
+                    raise InputError(f"{images.role}: {item}")
+                unreadable.indices.append(index)
+                unreadable.messages.append(f"{images.role}: {item}")
+            good = [(index, item) for index, item in items if isinstance(item, Tensor)]
+            if good:
+                yield torch.tensor([index for index, _ in good]), torch.stack([item for _, item in good])
+
+
+class _Reader(Dataset[tuple[int, "Tensor | str"]]):
+    """Hands out messages in place of images that cannot be read: an exception would lose its type in a worker."""
+
+    def __init__(self, images: ImageSet, preparation: Preparation) -> None:
+        self.images = images
+        self.preparation = preparation
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        if index >= len(self):
+            raise IndexError(index)
+        try:
+            return index, self.preparation(self.images.paths[index])
+        except InputError as error:
+            return index, str(error)
+
+
+def _shape(path: Path) -> tuple[int, ...] | None:
+    try:
+        return tuple(read_image(path).shape)
+    except InputError:
+        return None
+
+
+Array = npt.NDArray[np.generic]
+
+
+def _read_picture(path: Path) -> Array:
+    with Image.open(path) as file:
+        plain = {"1": "L", "LA": "L"} | dict.fromkeys(("P", "PA", "CMYK", "RGBA", "YCbCr"), "RGB")
+        array = np.asarray(file.convert(plain[file.mode]) if file.mode in plain else file)
+    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+
+
+def _read_nifti(path: Path) -> Array:
+    volume = nibabel.as_closest_canonical(nibabel.load(path))
+    array = np.asarray(volume.dataobj, dtype=np.float32)
+    while array.ndim > 2 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 2:
+        return array.T[None]  # rows and columns, as pictures are stored
+    return array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
+
+
+def _read_numpy(path: Path) -> Array:
+    array = np.load(path, allow_pickle=False)
+    if array.ndim == 2 or (array.ndim == 3 and min(array.shape[0], array.shape[-1]) > MAX_CHANNELS):
+        return array[None]
+    if array.ndim in (3, 4):
+        return array if array.shape[0] <= MAX_CHANNELS else np.moveaxis(array, -1, 0)
+    raise ValueError(f"has {array.ndim} dimensions")
+
+
+def _read_dicom(path: Path) -> Array:
+    dataset = pydicom.dcmread(path)
+    array = dataset.pixel_array.astype(np.float32)
+    array = array * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        array = array.max() - array
+    return array[None] if dataset.SamplesPerPixel == 1 else np.moveaxis(array, -1, 0)
+
+
+_READERS = {
+    ".nii.gz": _read_nifti,
+    ".nii": _read_nifti,
+    ".png": _read_picture,
+    ".jpg": _read_picture,
+    ".jpeg": _read_picture,
+    ".npy": _read_numpy,
+    ".dcm": _read_dicom,
+}
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def _spell(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image sets: which images there are, whose they are, and how they are divided by patient."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from monai_memorization.errors import InputError
+from monai_memorization.files import write_text
+
+SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".npy", ".dcm")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One set of images, by name only: nothing is read until it is needed.
+
+    Args:
+        role: the argument that the set was given as: "training", "validation", "synthetic".
+        image_ids: one name per image, unique in the set.
+        paths: where each image lies.
+        patient_ids: whose image it is; the image id itself where patients are unknown.
+        labels: the class of each image, or None.
+        has_patients: whether ``patient_ids`` came with the images.
+    """
+
+    role: str
+    image_ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+    patient_ids: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    has_patients: bool
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def n_patients(self) -> int:
+        """Number of different patients."""
+        return len(set(self.patient_ids))
+
+    def subset(self, indices: Iterable[int]) -> ImageSet:
+        """Return the images at ``indices``, in that order."""
+        chosen = list(indices)
+        return replace(
+            self,
+            image_ids=tuple(self.image_ids[i] for i in chosen),
+            paths=tuple(self.paths[i] for i in chosen),
+            patient_ids=tuple(self.patient_ids[i] for i in chosen),
+            labels=None if self.labels is None else tuple(self.labels[i] for i in chosen),
+        )
+
+
+def read_image_set(source: str | Path, role: str) -> ImageSet:
+    """List the images of a folder, a CSV file or a MONAI data list.
+
+    A folder is searched recursively. A CSV has the column ``image`` and optionally ``patient_id`` and ``label``; a data
+    list (JSON) has the same keys and is read at its section ``role`` or at its only one. Paths are relative to the
+    file that holds them.
+
+    Args:
+        source: folder, ``.csv`` or ``.json`` file.
+        role: name of the argument, for the messages and as the section of a data list.
+
+    Returns:
+        The set, in the order of the file, or sorted by name for a folder.
+
+    Raises:
+        InputError: if nothing is there, a listed image is missing, or an image is listed twice.
+    """
+    source = Path(source)
+    if source.is_dir():
+        return _from_folder(source, role)
+    if not source.is_file():
+        raise InputError(f"{role}: {source} does not exist; give a folder of images, a CSV or a MONAI data list (JSON)")
+    readers = {".csv": _csv_rows, ".json": _data_list_rows}
+    if source.suffix.lower() not in readers:
+        raise InputError(f"{role}: {source} is neither a folder, a CSV nor a MONAI data list (JSON)")
+    return _from_rows(readers[source.suffix.lower()](source, role), source, role)
+
+
+def check_disjoint(training: ImageSet, validation: ImageSet) -> None:
+    """Refuse a validation set that shares patients with the training set: it would hide copies of them.
+
+    Raises:
+        InputError: naming the shared patients.
+    """
+    if training.has_patients and validation.has_patients:
+        shared = sorted(set(training.patient_ids) & set(validation.patient_ids))
+        if shared:
+            raise InputError(
+                f"validation: {_count(shared, 'patient')} also in the training set ({_some(shared)}); copies of them "
+                "would go unseen. Remove them from one of the two sets, or divide anew with `monai-memorization split`"
+            )
+
+
+def split(images: ImageSet, share: float = 0.2, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+    """Divide a set at random by patient, so that no patient is on both sides.
+
+    Args:
+        images: the set to divide, n patients.
+        share: share of the patients that goes to the validation set, in (0, 1).
+        seed: of the random order.
+
+    Returns:
+        Training set and validation set, in the order of ``images``.
+
+    Raises:
+        InputError: if ``share`` is not in (0, 1) or one side would be empty.
+    """
+    patients = sorted(set(images.patient_ids))
+    n_validation = round(share * len(patients))
+    if not 0 < share < 1 or not 0 < n_validation < len(patients):
+        raise InputError(f"share: {share} of {len(patients)} patients leaves one side empty; give a share in (0, 1)")
+    order = torch.randperm(len(patients), generator=torch.Generator().manual_seed(seed)).tolist()
+    validation_patients = {patients[i] for i in order[:n_validation]}
+    sides: tuple[list[int], list[int]] = ([], [])
+    for index, patient in enumerate(images.patient_ids):
+        sides[patient in validation_patients].append(index)
+    training, validation = (images.subset(side) for side in sides)
+    return replace(training, role="training"), replace(validation, role="validation")
+
+
+def write_image_set(images: ImageSet, path: Path) -> None:
+    """Write a set as a CSV that :func:`read_image_set` reads back, paths relative to it where they lie on one drive."""
+    columns: dict[str, Sequence[str]] = {"image": [_relative(image, path.parent) for image in images.paths]}
+    if images.has_patients:
+        columns["patient_id"] = images.patient_ids
+    if images.labels is not None:
+        columns["label"] = images.labels
+    write_text(path, pd.DataFrame(columns).to_csv(index=False))
+
+
+def _from_folder(folder: Path, role: str) -> ImageSet:
+    found = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder)  # does not follow links to folders, which may form a loop
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    ]
+    if not found:
+        raise InputError(f"{role}: no image in {folder}; looked for {', '.join(SUFFIXES)} in it and its subfolders")
+    ids = sorted(path.relative_to(folder).as_posix() for path in found)
+    return ImageSet(role, tuple(ids), tuple(folder / name for name in ids), tuple(ids), None, False)
+
+
+def _csv_rows(source: Path, role: str) -> list[dict[str, Any]]:
+    try:
+        table = pd.read_csv(source, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # pandas raises a ValueError for what does not parse or decode
+        raise InputError(
+            f"{role}: {source} cannot be read as CSV ({error}); save it as UTF-8, comma separated"
+        ) from None
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _data_list_rows(source: Path, role: str) -> list[Any]:
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{role}: {source} cannot be read as JSON ({error})") from None
+    if isinstance(content, dict):
+        lists = {key: value for key, value in content.items() if isinstance(value, list)}
+        if role not in lists and len(lists) != 1:
+            raise InputError(f"{role}: {source} has no section {role!r}; its lists are {sorted(lists)}")
+        content = lists[role] if role in lists else next(iter(lists.values()))
+    if not isinstance(content, list):
+        raise InputError(f"{role}: {source} holds no list of images")
+    return content
+
+
+def _from_rows(rows: Sequence[Any], source: Path, role: str) -> ImageSet:
+    entries = [row if isinstance(row, Mapping) else {"image": row} for row in rows]
+    if not entries:
+        raise InputError(f"{role}: {source} lists no image")
+    ids = tuple(_value(entry, "image", source, role) for entry in entries)
+    paths = tuple(source.parent / name for name in ids)
+    _check_files(ids, paths, source, role)
+    patients, labels = (_column(entries, key, source, role) for key in ("patient_id", "label"))
+    return ImageSet(role, ids, paths, patients or ids, labels, patients is not None)
+
+
+def _column(entries: Sequence[Mapping[str, Any]], key: str, source: Path, role: str) -> tuple[str, ...] | None:
+    if not any(key in entry for entry in entries):
+        return None
+    return tuple(_value(entry, key, source, role) for entry in entries)
+
+
+def _value(entry: Mapping[str, Any], key: str, source: Path, role: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str | int) or str(value).strip() == "":
+        raise InputError(f"{role}: an entry of {source} has no {key!r}; it has {dict(entry)}")
+    return str(value).replace("\\", "/") if key == "image" else str(value)
+
+
+def _check_files(ids: Sequence[str], paths: Sequence[Path], source: Path, role: str) -> None:
+    repeated = sorted(name for name, n in Counter(ids).items() if n > 1)
+    if repeated:
+        raise InputError(f"{role}: {source} lists {_count(repeated, 'image')} more than once ({_some(repeated)})")
+    missing = [name for name, path in zip(ids, paths, strict=True) if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{role}: {_count(missing, 'image')} of {source} missing ({_some(missing)}); paths are relative to "
+            f"{source.parent}"
+        )
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return path.resolve().as_posix()
+
+
+def _count(names: Sequence[str], noun: str) -> str:
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''}"
+
+
+def _some(names: Sequence[str], n: int = 3) -> str:
+    return ", ".join(map(str, names[:n])) + (", ..." if len(names) > n else "")
