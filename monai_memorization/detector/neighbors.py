@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exact nearest neighbours by Pearson correlation, block by block in bounded memory.
+
+The similarity of two embeddings is one well-defined number wherever it is computed: both are standardized, rounded to
+float32, multiplied and summed in float64, and the result is rounded to float32. Fast float32 products only narrow down
+where that number has to be looked at, so no result depends on a block size, a batch or a device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monai_memorization.errors import InputError
+
+QUERY_BLOCK = 2048
+REFERENCE_BLOCK = 512
+
+# Elements of a temporary float64 array (128 MB), which bounds the memory of every step that depends on the data.
+_MAX_ELEMENTS = 1 << 24
+
+
+def standardize(vectors: Tensor, name: str = "vectors") -> Tensor:
+    """Centre each row and scale it to unit norm, so that a dot product of two rows is their Pearson correlation.
+
+    Args:
+        vectors: embeddings, (N, D).
+        name: what to call them in an error.
+
+    Returns:
+        float32 copy, (N, D).
+
+    Raises:
+        InputError: a row is constant or not finite, which leaves its correlation undefined.
+    """
+    if vectors.ndim != 2:
+        raise InputError(
+            f"{name}: expected embeddings of shape (N, D), found {tuple(vectors.shape)}; pass one row each"
+        )
+    standardized = torch.empty(vectors.shape, dtype=torch.float32, device=vectors.device)
+    rows = max(1, _MAX_ELEMENTS // max(1, vectors.shape[1]))
+    for start in range(0, len(vectors), rows):
+        block = vectors[start : start + rows].double()
+        centred = block - block.mean(dim=1, keepdim=True)
+        norm = centred.norm(dim=1, keepdim=True)
+        # rounding leaves a constant row a norm of about 1e-16 of its size; NaN fails the comparison as well
+        bad = ~((norm > 1e-12 * block.norm(dim=1, keepdim=True)) & norm.isfinite()).squeeze(1)
+        if bad.any():
+            row = start + int(bad.nonzero()[0])
+            raise InputError(
+                f"{name}: embedding {row} is constant or not finite, so its correlation is undefined; "
+                "look at that image, or train the encoder again"
+            )
+        standardized[start : start + rows] = (centred / norm).float()
+    return standardized
+
+
+def nearest(
+    query: Tensor,
+    reference: Tensor,
+    k: int = 1,
+    *,
+    query_block: int = QUERY_BLOCK,
+    reference_block: int = REFERENCE_BLOCK,
+) -> tuple[Tensor, Tensor]:
+    """Find the k most similar reference rows of each query row; ties go to the lowest index.
+
+    A float32 product per block yields only the block's maximum. At least k similarities reach the k-th largest of these
+    maxima, so the k nearest lie in the few blocks whose maximum reaches it too, and only those are looked at again.
+
+    Args:
+        query: embeddings, (N, D).
+        reference: embeddings, (M, D) with M >= k.
+        k: how many neighbours.
+        query_block: query rows per product; changes speed and memory only.
+        reference_block: reference rows per product; changes speed and memory only.
+
+    Returns:
+        Similarity in [-1, 1], largest first, float32 (N, k), and row in `reference`, int64 (N, k).
+
+    Raises:
+        InputError: constant or non-finite embeddings, different D, or k outside 1..M.
+    """
+    query, reference = _standardize_both(query, reference)
+    if not 1 <= k <= len(reference):
+        raise InputError(f"k: found {k}, but must be between 1 and the {len(reference)} reference rows")
+    similarity = torch.empty(len(query), k, dtype=torch.float32, device=query.device)
+    index = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
+    blocks = reference.split(reference_block)
+    for start in range(0, len(query), query_block):
+        rows = slice(start, start + query_block)
+        similarity[rows], index[rows] = _nearest_of_block(query[rows], blocks, k)
+    return similarity, index
+
+
+def count_above(
+    query: Tensor,
+    reference: Tensor,
+    threshold: float,
+    *,
+    query_block: int = QUERY_BLOCK,
+    reference_block: int = REFERENCE_BLOCK,
+) -> Tensor:
+    """Count, for each query row, the reference rows whose similarity lies strictly above the threshold.
+
+    Args:
+        query: embeddings, (N, D).
+        reference: embeddings, (M, D).
+        threshold: a similarity.
+        query_block: query rows per product; changes speed and memory only.
+        reference_block: reference rows per product; changes speed and memory only.
+
+    Returns:
+        Counts between 0 and M, int64 (N,).
+
+    Raises:
+        InputError: constant or non-finite embeddings, or different D.
+    """
+    query, reference = _standardize_both(query, reference)
+    counts = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+    tolerance = _tolerance(query.shape[1])
+    for start in range(0, len(query), query_block):
+        rows = query[start : start + query_block]
+        for block in reference.split(reference_block):
+            product = rows @ block.T
+            clear = (product > threshold + tolerance).sum(dim=1)
+            i, j = ((product - threshold).abs() <= tolerance).nonzero(as_tuple=True)
+            clear.index_add_(0, i, (_similarity(rows, block, i, j).double() > threshold).long())
+            counts[start : start + query_block] += clear
+    return counts
+
+
+def nearest_in_subsets(query: Tensor, reference: Tensor, subsets: Tensor) -> Tensor:
+    """Find, for each query row, its largest similarity within each of several subsets of the reference rows.
+
+    Each product is taken once and serves all subsets.
+
+    Args:
+        query: embeddings, (N, D).
+        reference: embeddings, (M, D).
+        subsets: rows of `reference`, int64 (draws, m) with m >= 1.
+
+    Returns:
+        Similarities, float32 (draws, N).
+
+    Raises:
+        InputError: constant or non-finite embeddings, different D, or empty subsets.
+    """
+    query, reference = _standardize_both(query, reference)
+    if subsets.ndim != 2 or subsets.shape[1] == 0:
+        raise InputError(f"subsets: expected row numbers of shape (draws, m >= 1), found {tuple(subsets.shape)}")
+    largest = torch.empty(len(subsets), len(query), dtype=torch.float32, device=query.device)
+    reference64 = reference.double()
+    columns = max(1, _MAX_ELEMENTS // len(reference))
+    for start in range(0, len(query), columns):
+        # reference along the rows: a subset is then a gather of contiguous rows
+        product = (reference64 @ query[start : start + columns].double().T).float().clamp_(-1, 1)
+        for draw, subset in enumerate(subsets):
+            largest[draw, start : start + columns] = product[subset].amax(dim=0)
+    return largest
+
+
+def _standardize_both(query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    if query.ndim == reference.ndim == 2 and query.shape[1] != reference.shape[1]:
+        raise InputError(
+            f"query, reference: embeddings have {query.shape[1]} and {reference.shape[1]} values; "
+            "embed both sets with the same encoder"
+        )
+    if len(reference) == 0:
+        raise InputError("reference: found no embeddings; pass at least one")
+    return standardize(query, "query"), standardize(reference, "reference")
+
+
+def _tolerance(size: int) -> float:
+    """Twice the largest possible error of a product of two unit vectors: of summation plus that of rounded inputs."""
+    of_inputs = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}[torch.get_float32_matmul_precision()]
+    return 2 * (size * 2.0**-24 + of_inputs) + 2.0**-23
+
+
+def _similarity(query: Tensor, reference: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """The similarity of query row i[p] and reference row j[p] for each pair p, as the module defines it."""
+    pairs = max(1, _MAX_ELEMENTS // query.shape[1])
+    parts = [
+        (query[a].double() * reference[b].double()).sum(dim=1).float()
+        for a, b in zip(i.split(pairs), j.split(pairs), strict=True)
+    ]
+    return torch.cat(parts).clamp_(-1, 1)
+
+
+def _nearest_of_block(query: Tensor, blocks: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
+    """`nearest` for a block of standardized query rows."""
+    maxima = torch.stack([torch.mm(query, block.T).amax(dim=1) for block in blocks], dim=1)
+    # fewer blocks than neighbours: every block is looked at
+    floor = maxima.topk(k, dim=1).values[:, -1] if k <= len(blocks) else torch.full_like(maxima[:, 0], -2.0)
+    floor = floor - _tolerance(query.shape[1])
+    block_of, row_of = (maxima >= floor[:, None]).T.nonzero(as_tuple=True)
+    visited, n_rows = block_of.unique_consecutive(return_counts=True)
+    similarity = query.new_full((len(query), k), -torch.inf)
+    index = torch.zeros(len(query), k, dtype=torch.int64, device=query.device)
+    for b, rows in zip(visited.tolist(), row_of.split(n_rows.tolist()), strict=True):
+        i, j = (query[rows] @ blocks[b].T >= floor[rows, None]).nonzero(as_tuple=True)
+        found = query.new_full((len(rows), len(blocks[b])), -torch.inf)
+        found[i, j] = _similarity(query[rows], blocks[b], i, j)
+        # blocks come in ascending order, so what is known already wins a tie
+        both = torch.cat([similarity[rows], found], dim=1)
+        offset = b * len(blocks[0])
+        numbers = torch.arange(offset, offset + len(blocks[b]), device=query.device).expand(len(rows), -1)
+        similarity[rows], index[rows] = _largest(both, torch.cat([index[rows], numbers], dim=1), k)
+    return similarity, index
+
+
+def _largest(similarity: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row with their index; unlike topk, ties go to the first column."""
+    values, columns = [], []
+    for _ in range(k):
+        value, column = similarity.max(dim=1, keepdim=True)
+        similarity = similarity.scatter(1, column, -torch.inf)
+        values.append(value)
+        columns.append(column)
+    return torch.cat(values, dim=1), index.gather(1, torch.cat(columns, dim=1))
