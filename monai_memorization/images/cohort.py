@@ -14,9 +14,9 @@ of the cohort cites, as nilearn's documentation of the template asks:
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 
 import nibabel
@@ -29,9 +29,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 from torch import Tensor
-from tqdm import tqdm
 
 from monai_memorization.errors import InputError
+from monai_memorization.files import write_text
+from monai_memorization.progress import progress
 
 FIELD_OF_VIEW = 205.0  # mm along the longest side of an image
 CENTRE = np.array([0.0, -17.0, 5.0])  # mm, the middle of the brain in template space
@@ -91,30 +92,33 @@ def write_cohort(
     Raises:
         InputError: as `virtual_subject`.
     """
-    ending = "png" if len(image_size) == 2 else "nii.gz"
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    tables = []
-    subject = 0
-    for name, n_images in (("training", n_training), ("validation", n_validation)):
-        rows: list[tuple[str, str]] = []
-        with tqdm(total=n_images, desc=f"Virtual {name} images", unit="image") as progress:
-            for n_scans in _scans_per_subject(n_images, rescanned_share):
-                for scan in range(n_scans):
-                    file = f"images/subject{subject:05d}_scan{scan}.{ending}"
-                    _write_image(virtual_subject(seed * 1_000_000 + subject, image_size, scan), folder / file)
-                    rows.append((file, f"subject{subject:05d}"))
-                    progress.update()
-                subject += 1
-        tables.append(folder / f"{name}.csv")
-        with tables[-1].open("w", newline="", encoding="utf-8") as table:
-            csv.writer(table).writerows([("image", "patient_id"), *rows])
-    return tables[0], tables[1]
+    subjects = count()
+    tables = folder / "training.csv", folder / "validation.csv"
+    for table, n_images in zip(tables, (n_training, n_validation), strict=True):
+        scans_of = {next(subjects): n_scans for n_scans in _scans_per_subject(n_images, rescanned_share)}
+        rows = _write_images(folder, scans_of, image_size, seed)
+        write_text(table, "\n".join(["image,patient_id", *rows, ""]))
+    return tables
 
 
 def _scans_per_subject(n_images: int, rescanned_share: float) -> list[int]:
     """Twos, then ones, that add up to the number of images."""
     n_rescanned = int(n_images * rescanned_share / (1 + rescanned_share))
     return [2] * n_rescanned + [1] * (n_images - 2 * n_rescanned)
+
+
+def _write_images(folder: Path, scans_of: dict[int, int], image_size: Sequence[int], seed: int) -> list[str]:
+    """Write so many scans of each subject; return the rows of the table."""
+    ending = "png" if len(image_size) == 2 else "nii.gz"
+    rows = []
+    with progress(sum(scans_of.values()), "Virtual subjects") as bar:
+        for subject, scan in ((subject, scan) for subject, n_scans in scans_of.items() for scan in range(n_scans)):
+            file = f"images/subject{subject:05d}_scan{scan}.{ending}"
+            _write_image(virtual_subject(seed * 1_000_000 + subject, image_size, scan), folder / file)
+            rows.append(f"{file},subject{subject:05d}")
+            bar.update()
+    return rows
 
 
 def _write_image(image: Tensor, path: Path) -> None:
