@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of images: a tensor of two or three spatial dimensions in, PNG data URIs out."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+# a difference of this much or more has full colour: smaller ones would not be seen at full scale
+DIFFERENCE_RANGE = 0.5
+
+
+def planes(image: Tensor) -> list[Tensor]:
+    """Cut an image into the flat pictures that show it.
+
+    Args:
+        image: (C, H, W) or (C, X, Y, Z). Three channels are colours; of any other number each is shown by itself.
+
+    Returns:
+        Pictures (1 or 3, height, width): the image itself, or the middle slices across each axis of a volume.
+    """
+    slices = [image] if image.ndim == 3 else [_middle_slice(image, axis) for axis in (1, 2, 3)]
+    if image.shape[0] in (1, 3):
+        return slices
+    return [channel[None] for plane in slices for channel in plane]
+
+
+def _middle_slice(volume: Tensor, axis: int) -> Tensor:
+    # canonical axes run to the right, to the front and up, pictures run down: the last of two axes becomes the height
+    return volume.select(axis, volume.shape[axis] // 2).transpose(1, 2).flip(1)
+
+
+def picture(plane: Tensor) -> str:
+    """Encode a picture (1 or 3, H, W) with values in [0, 1] as a PNG data URI."""
+    values = plane.detach().cpu().float().nan_to_num().clamp(0, 1)
+    return _data_uri((255 * values).round().to(torch.uint8))
+
+
+def difference_picture(synthetic: Tensor, training: Tensor) -> str:
+    """Encode how two pictures (1 or 3, H, W) differ: red where the synthetic one is brighter, blue where it is darker.
+
+    White is no difference; `DIFFERENCE_RANGE` has full colour. Of coloured pictures the mean over the channels is shown.
+    """
+    difference = (synthetic.float() - training.float()).mean(0).nan_to_num() / DIFFERENCE_RANGE
+    brighter, darker = difference.clamp(0, 1), (-difference).clamp(0, 1)
+    return picture(torch.stack([1 - darker, 1 - brighter - darker, 1 - brighter]))
+
+
+def _data_uri(values: Tensor) -> str:
+    """Encode bytes (1 or 3, H, W)."""
+    pixels = values[0] if values.shape[0] == 1 else values.permute(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report in words: numbers as people read them, and the sentences that the numbers make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import Undefined
+
+NOT_MEASURED = "not measured"
+NO_BREAK = "\N{NO-BREAK SPACE}"
+WORKING_RECALL = 0.8
+
+VERDICTS = {
+    "copies_found": "Copies found",
+    "no_copies_found": "No copies found",
+    "inconclusive": "Inconclusive",
+}
+
+
+class Reason(NamedTuple):
+    """One clause of the verdict: what was seen, and what to do about it."""
+
+    text: str
+    cure: str
+
+
+# --- numbers; each returns None for a value that is not known ---
+
+
+def count(value: float | None) -> str | None:
+    """Write a count with thousands apart: 1,000; an expected count below ten keeps one decimal."""
+    if not _known(value):
+        return None
+    return f"{value:,.1f}" if abs(value) < 10 and value != int(value) else f"{value:,.0f}"
+
+
+def percent(rate: float | None) -> str | None:
+    """Write a rate in [0, 1] as a percentage: two digits below 10 %, whole from there, never rounded to 0 or 100."""
+    if not _known(rate):
+        return None
+    value = 100 * rate
+    if 0 < value < 0.01:
+        return f"below 0.01{NO_BREAK}%"
+    if abs(value) < 10:
+        digits = f"{value:.2f}" if abs(value) < 1 else f"{value:.1f}"
+        return digits.rstrip("0").rstrip(".") + f"{NO_BREAK}%"
+    return f"{value:.1f}{NO_BREAK}%" if 99 < value < 100 else f"{value:.0f}{NO_BREAK}%"
+
+
+def percent_interval(ends: Sequence[float] | None) -> str | None:
+    """Write an interval of rates: 57 to 65 %."""
+    if not _known(ends) or not all(_known(end) for end in ends):
+        return None
+    low, high = (percent(end) or "" for end in ends)
+    return f"{low.removesuffix(NO_BREAK + '%')} to {high}"
+
+
+def decimal(value: float | None, digits: int = 3) -> str | None:
+    """Write a similarity or an AUC; no fewer digits than keep it from rounding to 1."""
+    if not _known(value):
+        return None
+    while digits < 6 and value < 1 and round(value, digits) == 1:
+        digits += 1
+    return f"{value:.{digits}f}"
+
+
+def p_value(value: float | None) -> str | None:
+    """Write a p-value with two significant digits."""
+    return f"{value:.2g}" if _known(value) else None
+
+
+def odds(p: float) -> str:
+    """Say a p-value as a share of images: about 1 in 61."""
+    return f"about 1 in {round(1 / p):,}" if p <= 0.1 else f"about {round(100 * p)} in 100"
+
+
+def duration(seconds: float | None) -> str | None:
+    """Write a time: 4.2 s, 3 min 20 s, 2 h 5 min."""
+    if not _known(seconds):
+        return None
+    if seconds < 60:
+        return f"{seconds:.1f}{NO_BREAK}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{NO_BREAK}min {rest}{NO_BREAK}s"
+    return f"{minutes // 60}{NO_BREAK}h {minutes % 60}{NO_BREAK}min"
+
+
+def decimal_interval(ends: Sequence[float] | None) -> str | None:
+    """Write an interval of similarities or AUCs: 0.54 to 0.61."""
+    if not _known(ends) or not all(_known(end) for end in ends):
+        return None
+    return " to ".join(f"{end:.2f}" for end in ends)
+
+
+def size(image_size: Sequence[int] | None) -> str | None:
+    """Write the size of an image: 64 × 64 pixels."""
+    if not _known(image_size):
+        return None
+    unit = "pixels" if len(image_size) == 2 else "voxels"
+    return f"{NO_BREAK}×{NO_BREAK}".join(str(length) for length in image_size) + f" {unit}"
+
+
+def words(key: object) -> str:
+    """Write a key as words: Elastic deformation."""
+    text = str(key).replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def plain(value: object) -> str | None:
+    """Write whatever stands in the report without a format of its own: settings, versions, strengths."""
+    if not _known(value):
+        return None
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {plain(part) or NOT_MEASURED}" for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(part) or NOT_MEASURED for part in value)
+    return str(value)
+
+
+def say(pattern: str, *parts: str | None) -> str | None:
+    """Fill a pattern; None if a part is not known."""
+    return pattern.format(*parts) if all(_known(part) for part in parts) else None
+
+
+def _known(value: object) -> bool:
+    """Tell a value from null; a key that a template does not find counts as null, and so does NaN."""
+    return not (value is None or isinstance(value, Undefined) or (isinstance(value, float) and math.isnan(value)))
+
+
+# --- sentences ---
+
+
+def validation_patients(report: Mapping[str, Any]) -> int:
+    """Return P of design.md 3.2: validation patients, or validation images where patients are unknown."""
+    validation = report["sets"]["validation"]
+    patients = validation.get("n_patients")
+    return int(validation["n_images"] if patients is None else patients)
+
+
+def patients_needed(alpha: float) -> int:
+    """Return the least P with 1 / (P + 1) <= alpha."""
+    return math.ceil(round(1 / alpha, 9)) - 1
+
+
+def verdict_label(report: Mapping[str, Any]) -> str:
+    """Name the verdict as people read it."""
+    status = report["verdict"]["status"]
+    return VERDICTS.get(status, str(status))
+
+
+def verdict_sentence(report: Mapping[str, Any]) -> str:
+    """Say the verdict in one sentence, with the number that matters (design.md 3.4).
+
+    Args:
+        report: The dict of `report.json`.
+
+    Returns:
+        A sentence that follows on the name of the verdict.
+    """
+    verdict = report["verdict"]
+    reasons = verdict.get("reasons") or []
+    if verdict["status"] == "copies_found":
+        return _copies_sentence(report, reasons)
+    if verdict["status"] == "no_copies_found":
+        return _clean_sentence(report)
+    causes = [reason(report, code).text for code in reasons if code != "no_patient_ids"]
+    because = f" {causes[0]}" if len(causes) == 1 else ""
+    return f"this audit can neither find copies nor rule them out.{because}"
+
+
+def _copies_sentence(report: Mapping[str, Any], reasons: list[str]) -> str:
+    calibrated, n = report["calibrated"], count(report["sets"]["synthetic"]["n_images"])
+    if "excess" in reasons:
+        by_chance = say(" (about {} would by chance)", count(false_alarms_expected(report))) or ""
+        share = say("; at least {} of the set", percent(calibrated.get("copy_rate"))) or "; part of the set"
+        interval = say(" (95 % interval {})", percent_interval(calibrated.get("copy_rate_ci"))) or ""
+        return (
+            f"{count(calibrated['n_copies'])} of {n} synthetic images match a training image more closely than "
+            f"{percent(1 - calibrated['alpha'])} of real images of other patients do{by_chance}{share}{interval} "
+            "are copies."
+        )
+    if "fdr_list" in reasons:
+        fdr = calibrated["fdr"]
+        return (
+            f"{count(fdr['n_copies'])} of {n} synthetic images match a training image so closely that, on average, at "
+            f"most {percent(fdr['q'])} of such a list are false alarms."
+        )
+    return f"{count(calibrated.get('n_near_identical'))} of {n} synthetic images are almost pixel for pixel a training image."
+
+
+def _clean_sentence(report: Mapping[str, Any]) -> str:
+    noticeable = percent(report["verdict"].get("noticeable_rate"))
+    noticed = f"a copy rate above {noticeable} would have been noticed." if noticeable else "see below what it can notice."
+    return (
+        f"no more of the {count(report['sets']['synthetic']['n_images'])} synthetic images come close to a training "
+        f"image than chance explains; {noticed}"
+    )
+
+
+def false_alarms_expected(report: Mapping[str, Any]) -> float | None:
+    """Return how many copy candidates the set would have if nothing in it were copied."""
+    attained = report["calibrated"].get("alpha_attained")
+    return None if attained is None else attained * report["sets"]["synthetic"]["n_images"]
+
+
+def reason(report: Mapping[str, Any], code: str) -> Reason:
+    """Spell out one code of `verdict.reasons`.
+
+    Args:
+        report: The dict of `report.json`.
+        code: One of the codes of design.md 3.4; another is repeated as it is.
+    """
+    spell_out = _REASONS.get(code)
+    return spell_out(report) if spell_out else Reason(f"Reason given: {code}.", "")
+
+
+def _fdr_list(report: Mapping[str, Any]) -> Reason:
+    fdr = report["calibrated"]["fdr"]
+    return Reason(
+        f"The FDR list names {_things(fdr['n_copies'], 'image')}; on average at most {percent(fdr['q'])} of such a list "
+        "are false.",
+        "",
+    )
+
+
+def _excess(report: Mapping[str, Any]) -> Reason:
+    interval = percent_interval(report["calibrated"].get("copy_rate_ci"))
+    return Reason(
+        f"More images are flagged than chance explains: the 95 % interval of the copy rate, {interval}, lies above 0.", ""
+    )
+
+
+def _near_identical(report: Mapping[str, Any]) -> Reason:
+    calibrated = report["calibrated"]
+    least = calibrated.get("near_identical_threshold") or 0.999
+    return Reason(
+        f"Images that agree with a training image pixel by pixel (correlation of at least {least:g} after the best "
+        f"flip): {count(calibrated.get('n_near_identical'))}.",
+        "",
+    )
+
+
+def _few_validation_patients(report: Mapping[str, Any]) -> Reason:
+    alpha, n = report["calibrated"]["alpha"], validation_patients(report)
+    needed = patients_needed(alpha)
+    return Reason(
+        f"{_things(n, 'validation patient')} cannot support a false-alarm rate of {percent(alpha)}, which needs {needed}.",
+        f"Add validation patients until there are at least {needed}, better a few hundred, or ask for a larger alpha.",
+    )
+
+
+def _low_power(report: Mapping[str, Any]) -> Reason:
+    recall = percent((report.get("power_summary") or {}).get("working_recall"))
+    text = (
+        f"The audit found only {recall} of the copies planted to test it, below the {percent(WORKING_RECALL)} it needs."
+        if recall
+        else f"It is not known whether the audit finds at least {percent(WORKING_RECALL)} of planted copies."
+    )
+    return Reason(
+        text,
+        "Train the encoder longer, on more training images or at a larger image size, and audit again: "
+        "an audit that overlooks planted copies would overlook real ones.",
+    )
+
+
+def _synthetic_differs(report: Mapping[str, Any]) -> Reason:
+    auc = decimal((report.get("controls") or {}).get("gap_auc"), 2)
+    return Reason(
+        f"Synthetic images look so unlike real ones (a classifier tells them apart with AUC {auc or 'above 0.90'}) that "
+        "validation images do not show how an honest synthetic image scores.",
+        "Pass the validation images through the generator's autoencoder and give them as --reconstructed-validation.",
+    )
+
+
+def _no_patient_ids(report: Mapping[str, Any]) -> Reason:
+    return Reason(
+        "Patients are not known, so each image counts as a patient of its own and the error rates are optimistic.",
+        "Give the sets as CSV files with a patient_id column.",
+    )
+
+
+_REASONS = {
+    "fdr_list": _fdr_list,
+    "excess": _excess,
+    "near_identical": _near_identical,
+    "few_validation_patients": _few_validation_patients,
+    "low_power": _low_power,
+    "synthetic_differs": _synthetic_differs,
+    "no_patient_ids": _no_patient_ids,
+}
+
+
+def limits(report: Mapping[str, Any]) -> list[str]:
+    """Say what this audit cannot see, as plain sentences with its own numbers.
+
+    Args:
+        report: The dict of `report.json`.
+    """
+    calibrated, n = report["calibrated"], validation_patients(report)
+    sentences = [_finest_level(n)]
+    smallest = (calibrated.get("fdr") or {}).get("smallest_list")
+    if smallest is not None:
+        sentences.append(
+            f"The FDR list cannot name fewer than {_things(math.ceil(smallest), 'image')}: a handful of copies stays off "
+            "the list, however close they are, and only more validation patients change that."
+        )
+    interval = percent_interval(calibrated.get("false_alarm_rate_ci"))
+    if interval is not None:
+        sentences.append(
+            f"With {_things(n, 'validation patient')} the share of honest images flagged lies between "
+            f"{interval.replace(' to ', ' and ')} (95 % interval); more validation patients narrow it."
+        )
+    unseen = percent((report.get("power_summary") or {}).get("unseen"))
+    if unseen is not None:
+        sentences.append(
+            f"Of copies altered in ways that the encoder was never shown, {unseen} were found; copies altered in ways "
+            "that nobody planted may be found less often."
+        )
+    sentences.append(
+        f"The audit speaks of these {count(report['sets']['synthetic']['n_images'])} synthetic images. Further images "
+        "of the same generator may copy further patients."
+    )
+    return sentences
+
+
+def _finest_level(n: int) -> str:
+    start = f"With {_things(n, 'validation patient')} no p-value can be below 1/{n + 1:,} = {p_value(1 / (n + 1))}"
+    out_of_reach = next((level for level in (0.05, 0.01, 0.001) if patients_needed(level) > n), None)
+    if out_of_reach is None:
+        return f"{start}."
+    return f"{start}: this audit cannot flag at {out_of_reach:g}, which needs {patients_needed(out_of_reach):,}."
+
+
+def _things(n: float | None, noun: str) -> str:
+    number = count(n) or "An unknown number of"
+    return f"{number} {noun}" if n == 1 else f"{number} {noun}s"

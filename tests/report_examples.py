@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports as the audit makes them, in several states, from seeded made-up similarities."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+
+HOSTILE = """<script>document.title = "owned"</script>"><img src=x onerror="document.title='owned'">'&"""
+FAMILIES = {
+    "identity": (True, 1),
+    "flip": (True, 1),
+    "rotation": (True, 4),
+    "gamma": (True, 4),
+    "blur": (True, 4),
+    "noise": (True, 4),
+    "autoencoder_reconstruction": (False, 1),
+    "elastic": (False, 4),
+    "jpeg": (False, 4),
+    "partial_copy": (False, 4),
+}
+
+
+def copies_found() -> dict[str, Any]:
+    """Half of 1,000 synthetic images are copies, 300 validation patients."""
+    return _report(n_training=256, n_validation=300, n_synthetic=1000, share_copied=0.5)
+
+
+def no_copies_found() -> dict[str, Any]:
+    """Nothing is copied, 400 validation patients."""
+    return _report(n_training=1200, n_validation=400, n_synthetic=800, share_copied=0)
+
+
+def few_patients() -> dict[str, Any]:
+    """Twelve validation patients cannot support alpha = 0.05."""
+    report = _report(n_training=64, n_validation=12, n_synthetic=200, share_copied=0.3)
+    report["calibrated"] |= dict.fromkeys(("threshold", "copy_rate", "copy_rate_ci", "copy_rate_at_power", "mem_rate"))
+    report["calibrated"] |= {"alpha_attained": 0.0, "false_alarm_rate_ci": None, "n_copies": 0, "flagged_rate": 0.0}
+    report["calibrated"] |= {"expected_false_copies": 0.0, "n_mem": 0, "n_mem_expected_false": 0.0, "n_mem_patients": 0}
+    report["calibrated"]["fdr"] |= {"n_copies": 0, "n_mem": 0, "n_mem_expected_false": 0.0}
+    report["verdict"] = {"status": "inconclusive", "reasons": ["few_validation_patients"], "noticeable_rate": None}
+    return report
+
+
+def unknown_patients() -> dict[str, Any]:
+    """An audit without patient ids, inconclusive for two reasons."""
+    report = _report(n_training=256, n_validation=100, n_synthetic=400, share_copied=0)
+    for images in report["sets"].values():
+        images["patients_known"] = False
+    report["calibrated"]["n_mem_patients"] = None
+    report["power_summary"] = {"seen": 0.91, "unseen": 0.62, "working_recall": 0.62}
+    report["controls"] |= {"gap_auc": 0.97, "gap_auc_ci": [0.95, 0.98]}
+    report["verdict"] = {
+        "status": "inconclusive",
+        "reasons": ["low_power", "synthetic_differs", "no_patient_ids"],
+        "noticeable_rate": None,
+    }
+    return report
+
+
+def all_null() -> dict[str, Any]:
+    """Everything that may be null is, and what may be absent is absent."""
+    report = copies_found()
+    counted = {"alpha": 0.05, "fdr": report["calibrated"]["fdr"], "n_near_identical": 3}
+    report["calibrated"] = dict.fromkeys(report["calibrated"]) | counted
+    report["calibrated"]["fdr"] = dict.fromkeys(counted["fdr"]) | {"q": 0.05}
+    report["paper_protocol"] = dict.fromkeys(report["paper_protocol"])
+    report["controls"] = dict.fromkeys(report["controls"])
+    report["encoder"] = dict.fromkeys(report["encoder"])
+    report["distributions"] = {"similarity": None, "p_values": None, "sorted_p_values": None, "accumulation": None}
+    report["power"], report["power_summary"] = [], dict.fromkeys(report["power_summary"])
+    report["provenance"] = dict.fromkeys(report["provenance"])
+    del report["sets"]["leaks"]
+    report["sets"]["training"] = {"n_images": 256, "n_patients": None}
+    report["verdict"] = {"status": "copies_found", "reasons": ["near_identical"], "noticeable_rate": None}
+    return report
+
+
+def hostile() -> dict[str, Any]:
+    """Every string that another program wrote tries to run a script."""
+    report = copies_found()
+    report["provenance"] |= {"versions": {HOSTILE: HOSTILE}, "device": HOSTILE, "scheduler": HOSTILE, "created": HOSTILE}
+    report["provenance"] |= {"settings": {HOSTILE: [HOSTILE]}, "seconds": {HOSTILE: 1.0}, "encoder_sha256": HOSTILE}
+    report["provenance"] |= {"image_list_sha256": {HOSTILE: HOSTILE}, "commit": HOSTILE, "seed": HOSTILE}
+    report["power"].append({"family": HOSTILE, "strength": HOSTILE, "n": 3, "recall": 0.5, "seen_in_training": False})
+    report["verdict"]["reasons"] = [*report["verdict"]["reasons"], HOSTILE]
+    report["sets"]["leaks"] = {HOSTILE: HOSTILE}
+    return report
+
+
+EXAMPLES = {
+    example.__name__: example
+    for example in (copies_found, no_copies_found, few_patients, unknown_patients, all_null, hostile)
+}
+
+
+def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: float) -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    validation = np.clip(generator.normal(0.62, 0.07, n_validation), -1, 1)
+    honest = np.clip(generator.normal(0.62, 0.07, round(n_synthetic * (1 - share_copied))), -1, 1)
+    copied = 1 - generator.beta(2, 20, n_synthetic - len(honest))
+    synthetic = np.concatenate([honest, copied])
+    p_values = (1 + (validation >= synthetic[:, None]).sum(1)) / (n_validation + 1)
+
+    alpha, q = 0.05, 0.05
+    k = math.floor(alpha * (n_validation + 1))
+    attained = k / (n_validation + 1)
+    n_copies = int((p_values <= alpha).sum())
+    flagged = n_copies / n_synthetic
+    copy_rate = max(0.0, (flagged - attained) / (1 - attained))
+    half = 1.96 * math.sqrt(flagged * (1 - flagged) / n_synthetic + attained * (1 - attained) / n_validation)
+    interval = [max(0.0, copy_rate - half), copy_rate + half]
+    ordered = np.sort(p_values)
+    below = np.flatnonzero(ordered <= q * (np.arange(n_synthetic) + 1) / n_synthetic)
+    n_listed = int(below[-1]) + 1 if len(below) else 0
+    false = attained * (1 - copy_rate) * n_synthetic
+    n_mem = min(n_training, round(false * 0.9 + 0.4 * share_copied * n_training))
+    tau = float(np.quantile(validation, 0.93))
+    power = [
+        {
+            "family": family,
+            "strength": float(strength),
+            "n": 25,
+            "recall": round(1 - 0.02 * strength**2 * (1 if seen else 1.4), 2),
+            "seen_in_training": seen,
+        }
+        for family, (seen, n_strengths) in FAMILIES.items()
+        for strength in range(1, n_strengths + 1)
+    ]
+    seen, unseen = (float(np.mean([c["recall"] for c in power if c["seen_in_training"] is s])) for s in (True, False))
+    edges = np.linspace(0.3, 1, 36)
+    p_edges = np.linspace(0, 1, 21)
+    drawn = np.linspace(0, n_synthetic, 21)[1:]
+    reasons = [*(["fdr_list"] if n_listed else []), *(["excess"] if interval[0] > 0 else [])]
+    return copy.deepcopy({
+        "schema_version": 1,
+        "sets": {
+            "training": _set(n_training, round(n_training * 0.9)),
+            "validation": _set(n_validation, n_validation),
+            "synthetic": _set(n_synthetic, n_synthetic) | {"patients_known": False, "n_resized": n_synthetic},
+            "leaks": {"shared_images": 0, "shared_patients": 0, "near_duplicates_in_training": 4},
+        },
+        "paper_protocol": {
+            "percentile": 95.0,
+            "tau": tau,
+            "n_mem": round(0.6 * n_training),
+            "mem_rate": 0.6,
+            "n_copies": int((synthetic > tau).sum()),
+            "copy_rate": float((synthetic > tau).mean()),
+            "mem_null_rate": 1 - 0.95 ** (n_synthetic / n_validation),
+            "copy_null_rate": float((validation > tau).mean()),
+            "mem_rate_matched": 0.31 if share_copied else 0.048,
+        },
+        "calibrated": {
+            "alpha": alpha,
+            "alpha_attained": attained,
+            "false_alarm_rate_ci": [0.6 * attained, 1.5 * attained],
+            "threshold": float(np.sort(validation)[-k]) if k else None,
+            "n_copies": n_copies,
+            "flagged_rate": flagged,
+            "expected_false_copies": false,
+            "copy_rate": copy_rate,
+            "copy_rate_ci": interval,
+            "copy_rate_at_power": copy_rate / 0.9,
+            "n_mem": n_mem,
+            "n_mem_expected_false": false,
+            "mem_rate": max(0.0, (n_mem - false) / n_training),
+            "n_mem_patients": round(0.9 * n_mem),
+            "n_mem_total_bound": 0.6 * n_training if share_copied else None,
+            "n_near_identical": 7 if share_copied else 0,
+            "near_identical_threshold": 0.999,
+            "fdr": {
+                "q": q,
+                "smallest_list": n_synthetic / (q * (n_validation + 1)),
+                "n_copies": n_listed,
+                "n_mem": round(0.35 * share_copied * n_training),
+                "n_mem_expected_false": q * (1 - copy_rate) * n_listed,
+            },
+        },
+        "controls": {
+            "gap_auc": 0.71,
+            "gap_auc_ci": [0.66, 0.76],
+            "nearest_in_training": 0.83 if share_copied else 0.5,
+            "nearest_in_training_real": 0.49,
+        },
+        "power": power,
+        "power_summary": {"seen": seen, "unseen": unseen, "working_recall": min(seen, unseen)},
+        "encoder": {
+            "image_size": [64, 64],
+            "channels": 1,
+            "embedding_size": 128,
+            "training_steps": 4000,
+            "trained_in_this_run": True,
+        },
+        "distributions": {
+            "similarity": {
+                "edges": edges.tolist(),
+                "validation": np.histogram(validation, edges)[0].tolist(),
+                "synthetic": np.histogram(synthetic, edges)[0].tolist(),
+            },
+            "p_values": {"edges": p_edges.tolist(), "synthetic": np.histogram(p_values, p_edges)[0].tolist()},
+            "sorted_p_values": np.quantile(p_values, np.linspace(0, 1, min(500, n_synthetic))).tolist(),
+            "accumulation": {
+                "n_drawn": drawn.tolist(),
+                "synthetic": (n_mem * (1 - np.exp(-3 * drawn / n_synthetic))).tolist(),
+                "validation": (attained * drawn[drawn <= n_validation]).tolist(),
+            },
+        },
+        "verdict": {
+            "status": "copies_found" if reasons else "no_copies_found",
+            "reasons": reasons,
+            "noticeable_rate": interval[1] / min(seen, unseen),
+        },
+        "provenance": {
+            "versions": {"monai_memorization": "0.1.0", "monai": "1.6.1", "torch": "2.13.0"},
+            "seed": 0,
+            "device": "cpu",
+            "created": "2026-03-02T10:15:00+00:00",
+            "commit": "7234c87",
+            "image_list_sha256": {"training": "ab" * 32, "validation": "cd" * 32, "synthetic": "ef" * 32},
+            "encoder_sha256": "12" * 32,
+            "seconds": {"train_encoder": 412.0, "embed": 21.4, "nearest_neighbors": 0.8, "power": 33.1},
+            "settings": {"alpha": alpha, "q": q, "seed": 0},
+            "scheduler": "DDIMScheduler",
+            "n_steps": 50,
+        },
+    })
+
+
+def _set(n_images: int, n_patients: int) -> dict[str, Any]:
+    known = {"n_images": n_images, "n_patients": n_patients, "patients_known": True}
+    return known | {"n_unreadable": 0, "n_resized": 0, "n_duplicates": 0}
