@@ -10,13 +10,18 @@ from monai_memorization.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part.
+    """Write a text file, as UTF-8 with the line ends it has; see :func:`write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
 
-    The text goes to a temporary name in the same folder (made if missing), which then replaces `path`.
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    The content goes to a temporary name in the same folder (made if missing), which then replaces `path`.
 
     Args:
         path: File to write.
-        text: Its whole content, written as UTF-8 with the line ends it has.
+        content: Its whole content.
 
     Raises:
         InputError: The file cannot be written: disk full, folder read-only, a folder of that name.
@@ -24,8 +29,7 @@ def write_text(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        unfinished.write_bytes(content)
         unfinished.replace(path)
     except OSError as error:
         _remove(unfinished)

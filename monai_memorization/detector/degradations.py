@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from monai_memorization.images.preparation import PERCENTILES
+
 Strength = float | Tensor
 
 
@@ -175,6 +177,18 @@ def splice(images: Tensor, others: Tensor, share: float) -> Tensor:
     return result
 
 
+def rescale(images: Tensor) -> Tensor:
+    """Bring intensities to [0, 1] by each image's own percentiles, as the preparation does when it reads a file.
+
+    Percentiles are taken from at most a few thousand values of an image.
+    """
+    values = images.flatten(1)
+    values = values[:, :: max(1, values.shape[1] // 4096)].sort(dim=1).values
+    low, high = (values[:, round(share / 100 * (values.shape[1] - 1))] for share in PERCENTILES)
+    span = (high - low).clamp_min(1e-3)
+    return ((images - _spread(images, low)) / _spread(images, span)).clamp(0, 1)
+
+
 def _per_image(images: Tensor, strength: Strength) -> Tensor:
     return torch.as_tensor(strength, dtype=images.dtype, device=images.device).expand(len(images))
 
@@ -191,7 +205,9 @@ def _rotation(degrees: Tensor, i: int, j: int, d: int) -> Tensor:
 
 
 def _resize(images: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(images, size=list(size), mode="bilinear" if len(size) == 2 else "trilinear", align_corners=False)
+    return F.interpolate(
+        images, size=list(size), mode="bilinear" if len(size) == 2 else "trilinear", align_corners=False
+    )
 
 
 def _convolve(images: Tensor, kernels: Tensor, axis: int) -> Tensor:

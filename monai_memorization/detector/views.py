@@ -47,7 +47,8 @@ class Views:
         images = self._geometry(images)
         images = self._intensity(images)
         images = degradations.blur(images, self.blur * _mostly_small(images))
-        return degradations.noise(images, self.noise * _mostly_small(images))
+        images = degradations.noise(images, self.noise * _mostly_small(images))
+        return degradations.rescale(images)
 
     def _geometry(self, images: Tensor) -> Tensor:
         n, d = len(images), images.dim() - 2

@@ -45,7 +45,7 @@ def read_image(path: Path) -> Tensor:
     except KeyError:
         raise InputError(f"{path}: unknown kind of image; known are {', '.join(_READERS)}") from None
     except Exception as error:  # readers raise whatever the broken file led them into
-        raise InputError(f"{path}: cannot be read ({_one_line(error)}); replace it, or go on without it") from error
+        raise InputError(f"{path}: cannot be read ({_one_line(error)})") from error
     image = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     if not torch.isfinite(image).all():
         raise InputError(f"{path}: holds NaN or infinite values; replace them or leave the image out")
@@ -72,8 +72,11 @@ class Preparation:
     channels: int = 1
 
     def __call__(self, path: Path) -> Tensor:
-        """Return the prepared image, (channels, *image_size), float32 in [0, 1]."""
-        image = read_image(path)
+        """Return the prepared image of a file, (channels, *image_size), float32 in [0, 1]."""
+        return self.prepare(read_image(path), path)
+
+    def prepare(self, image: Tensor, path: Path) -> Tensor:
+        """Return the prepared image of one already read, (C, *spatial); ``path`` names it in errors."""
         if image.dim() - 1 != len(self.image_size):
             raise InputError(
                 f"{path}: is {_spell(image.shape[1:])}, a {image.dim() - 1}D image among {len(self.image_size)}D ones "
@@ -170,17 +173,22 @@ def prepared_images(
     images = source if isinstance(source, ImageSet) else read_image_set(source, role)
     preparation = Preparation(tuple(image_size), channels)
     pixels = torch.empty(len(images), channels, *image_size, dtype=torch.float16)
-    for indices, batch in prepared_batches(images, preparation, title=f"read {images.role} images"):
+    for indices, batch in prepared_batches(images, preparation):
         pixels[indices] = batch.half()
     return PreparedImages(images, pixels)
 
 
 @dataclass
-class Unreadable:
-    """The images that were left out because they could not be read: their indices, and the messages."""
+class Notes:
+    """What was met while a set was read.
 
-    indices: list[int] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
+    Args:
+        unreadable: messages on the images that were left out.
+        n_scaled: number of images that had another size.
+    """
+
+    unreadable: list[str] = field(default_factory=list)
+    n_scaled: int = 0
 
 
 def prepared_batches(
@@ -188,8 +196,8 @@ def prepared_batches(
     preparation: Preparation,
     batch_size: int = 64,
     workers: int | None = None,
-    unreadable: Unreadable | None = None,
-    title: str = "read",
+    skip_unreadable: bool = False,
+    notes: Notes | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Read and prepare a set batch by batch, in worker processes where it is large.
 
@@ -198,8 +206,8 @@ def prepared_batches(
         preparation: how each is prepared.
         batch_size: images in a batch, B.
         workers: number of processes; None chooses by the size of the set and of the machine.
-        unreadable: collects images that cannot be read, which are then left out; without it they raise.
-        title: name of the progress bar.
+        skip_unreadable: leave out images that cannot be read instead of raising.
+        notes: takes what was met.
 
     Yields:
         Indices into the set, (B,), and images, (B, C, *image_size) in [0, 1].
@@ -209,24 +217,30 @@ def prepared_batches(
     """
     if workers is None:
         workers = 0 if len(images) < 1024 else min(8, os.cpu_count() or 1)
-    reader = _Reader(images, preparation)
-    batches = DataLoader(reader, batch_size, num_workers=workers, collate_fn=list)
-    with progress(len(images), title) as bar:
+    notes = notes or Notes()
+    batches = DataLoader(_Reader(images, preparation), batch_size, num_workers=workers, collate_fn=list)
+    with progress(len(images), f"read {images.role} images") as bar:
         for items in batches:
             bar.update(len(items))
-            for index, item in items:
-                if isinstance(item, Tensor):
-                    continue
-                if unreadable is None:
-                    raise InputError(f"{images.role}: {item}")
-                unreadable.indices.append(index)
-                unreadable.messages.append(f"{images.role}: {item}")
-            good = [(index, item) for index, item in items if isinstance(item, Tensor)]
+            failures = [f"{images.role}: {item.message}" for item in items if item.image is None]
+            if failures and not skip_unreadable:
+                raise InputError(f"{failures[0]}; --skip-unreadable goes on without such images")
+            notes.unreadable += failures
+            notes.n_scaled += sum(item.scaled for item in items)
+            good = [(item.index, item.image) for item in items if item.image is not None]
             if good:
-                yield torch.tensor([index for index, _ in good]), torch.stack([item for _, item in good])
+                yield torch.tensor([index for index, _ in good]), torch.stack([image for _, image in good])
 
 
-class _Reader(Dataset[tuple[int, "Tensor | str"]]):
+@dataclass(frozen=True)
+class _Item:
+    index: int
+    image: Tensor | None = None
+    scaled: bool = False
+    message: str = ""
+
+
+class _Reader(Dataset[_Item]):
     """Hands out messages in place of images that cannot be read: an exception would lose its type in a worker."""
 
     def __init__(self, images: ImageSet, preparation: Preparation) -> None:
@@ -236,13 +250,15 @@ class _Reader(Dataset[tuple[int, "Tensor | str"]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
-        if index >= len(self):
-            raise IndexError(index)
+    def __getitem__(self, index: int) -> _Item:
+        path = self.images.paths[index]
         try:
-            return index, self.preparation(self.images.paths[index])
+            image = read_image(path)
+            return _Item(
+                index, self.preparation.prepare(image, path), tuple(image.shape[1:]) != self.preparation.image_size
+            )
         except InputError as error:
-            return index, str(error)
+            return _Item(index, message=str(error))
 
 
 def _shape(path: Path) -> tuple[int, ...] | None:

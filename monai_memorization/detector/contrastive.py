@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the encoder: two views of an image are alike, views of different images are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from monai_memorization.detector.encoder import Encoder
+from monai_memorization.detector.views import Views
+from monai_memorization.errors import InputError
+from monai_memorization.images.preparation import PreparedImages
+from monai_memorization.progress import progress
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy (Chen et al. 2020, "SimCLR", equation 1) on Pearson correlations.
+
+    The paper trains with cosine and audits with correlation; here both are correlation. MONAI's ContrastiveLoss is not
+    used: it takes ``exp`` without subtracting the maximum (NaN at temperatures up to 0.011) and memory (2B)^2 D.
+
+    Args:
+        first: embeddings of one view of each image, (B, D).
+        second: embeddings of another view of the same images, (B, D).
+        temperature: above 0; smaller weighs the hardest negatives more.
+
+    Returns:
+        The mean loss, a scalar.
+    """
+    both = torch.cat([first, second]).float()
+    both = F.normalize(both - both.mean(dim=1, keepdim=True), dim=1)
+    logits = (both @ both.T / temperature).fill_diagonal_(-math.inf)
+    n = len(first)
+    partner = (torch.arange(2 * n, device=logits.device) + n) % (2 * n)
+    return F.cross_entropy(logits, partner)
+
+
+class ContrastiveTrainer(SupervisedTrainer):
+    """MONAI's trainer, given two views of each image and the contrastive loss.
+
+    Views are made for the whole batch on the device. The learning rate rises over the first twentieth of the training
+    and falls to 0 along a cosine. Give a ``learning_rate``; loader, network and handlers are as in MONAI.
+
+    Args:
+        device: where to train.
+        max_epochs: number of epochs.
+        dataset: items with an ``image``, (C, *image_size) in [0, 1]; at least two.
+        network: the encoder.
+        epoch_length: steps in an epoch, whatever the size of the data set, so that small sets are trained as long.
+        batch_size: images in a batch; all of a smaller set.
+        learning_rate: largest, of AdamW.
+        weight_decay: of AdamW.
+        temperature: of :func:`nt_xent`.
+        views: the random degradations.
+        seed: of the order of the images.
+        inferer: how the network is called, as in MONAI.
+        train_handlers: as in MONAI.
+
+    Raises:
+        InputError: if there are fewer than two images, so that nothing can be told apart.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        dataset: Dataset[Any],
+        network: nn.Module,
+        epoch_length: int = 100,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        temperature: float = 0.1,
+        views: Callable[[Tensor], Tensor] | None = None,
+        seed: int = 0,
+        inferer: Any = None,
+        train_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        n_images = len(dataset)  # type: ignore[arg-type]
+        if n_images < 2:
+            raise InputError(f"training: {n_images} image; an encoder learns to tell at least two apart")
+        batch_size = min(batch_size, n_images)
+        loader = DataLoader(
+            dataset, batch_size, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(seed)
+        )
+        optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        n_steps = max_epochs * epoch_length
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, n_steps))
+        self._views = views or Views()
+        self._temperature = temperature
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=loader,
+            network=network.to(device),
+            optimizer=optimizer,
+            loss_function=self._loss,
+            epoch_length=epoch_length,
+            prepare_batch=self._two_views,
+            inferer=inferer,
+            train_handlers=train_handlers,
+            decollate=False,
+        )
+        self.add_event_handler(Events.ITERATION_COMPLETED, lambda: scheduler.step())
+
+    def _two_views(
+        self, batch: dict[str, Any], device: str | torch.device, non_blocking: bool, **_: Any
+    ) -> tuple[Tensor, None]:
+        images = torch.as_tensor(batch[CommonKeys.IMAGE]).to(device, non_blocking=non_blocking)
+        return torch.cat([self._views(images), self._views(images)]), None
+
+    def _loss(self, embeddings: Tensor, _: None) -> Tensor:
+        first, second = embeddings.chunk(2)
+        return nt_xent(first, second, self._temperature)
+
+
+def train_encoder(
+    images: PreparedImages, n_steps: int = 1500, seed: int = 0, device: str | torch.device = "cpu", **settings: Any
+) -> Encoder:
+    """Train an encoder on a training set.
+
+    Args:
+        images: the training set, prepared.
+        n_steps: number of steps.
+        seed: of weights, order and views; torch's own random state is left as it was.
+        device: where to train.
+        settings: further arguments of :class:`ContrastiveTrainer`.
+
+    Returns:
+        The encoder, on the CPU, in evaluation mode.
+    """
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices), progress(n_steps, "train the encoder") as bar:
+        torch.manual_seed(seed)
+        channels, *image_size = images.pixels.shape[1:]
+        encoder = Encoder(image_size, channels)
+        epoch_length = min(100, n_steps)
+        trainer = ContrastiveTrainer(
+            device, math.ceil(n_steps / epoch_length), images, encoder, epoch_length, seed=seed, **settings
+        )
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: bar.update())
+        trainer.run()
+    return encoder.cpu().eval()
+
+
+def _warm_cosine(step: int, n_steps: int) -> float:
+    warm = max(1, n_steps // 20)
+    return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / n_steps)))
+
+
+__all__ = ["ContrastiveTrainer", "nt_xent", "train_encoder"]

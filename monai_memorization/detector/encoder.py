@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The encoder: image to embedding, on a MONAI backbone; save and load."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.networks.nets import Regressor
+from torch import Tensor, nn
+
+from monai_memorization.errors import InputError
+from monai_memorization.files import write_bytes, write_text
+from monai_memorization.images.preparation import Preparation
+from monai_memorization.version import __version__
+
+
+class Encoder(nn.Module):
+    """Convolutional network from a prepared image to its embedding.
+
+    The coarse map of the last layer is kept as it is, not averaged: where things lie tells images apart.
+
+    Args:
+        image_size: spatial size of the images, two or three numbers.
+        channels: number of channels of the images.
+        embedding_size: length D of an embedding.
+        widths: channels after each layer, each of which halves the sides.
+    """
+
+    def __init__(
+        self,
+        image_size: Sequence[int],
+        channels: int = 1,
+        embedding_size: int = 128,
+        widths: Sequence[int] = (32, 64, 128, 256),
+    ) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {
+            "image_size": [int(side) for side in image_size],
+            "channels": int(channels),
+            "embedding_size": int(embedding_size),
+            "widths": [int(width) for width in widths],
+        }
+        self.network = Regressor(
+            in_shape=(channels, *image_size),
+            out_shape=(embedding_size,),
+            channels=tuple(widths),
+            strides=(2,) * len(widths),
+            num_res_units=0,
+            act="RELU",
+            norm="BATCH",
+        )
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images are prepared for this encoder."""
+        return Preparation(tuple(self.settings["image_size"]), self.settings["channels"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings, (B, D), of images (B, C, *image_size) in [0, 1]."""
+        return self.network(images * 2 - 1)
+
+
+def save_encoder(encoder: Encoder, path: str | Path) -> None:
+    """Write the weights to ``path`` as a plain state dict, and what rebuilds the encoder to the JSON file beside it."""
+    path = Path(path)
+    content = io.BytesIO()
+    torch.save({name: value.detach().cpu() for name, value in encoder.state_dict().items()}, content)
+    write_bytes(path, content.getvalue())
+    write_text(path.with_suffix(".json"), json.dumps(encoder.settings | {"version": __version__}, indent=2) + "\n")
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """Read what :func:`save_encoder` wrote, ready for use (evaluation mode).
+
+    Raises:
+        InputError: if one of the two files is missing, damaged, or they do not belong together.
+    """
+    path = Path(path)
+    for file in (path, path.with_suffix(".json")):
+        if not file.is_file():
+            raise InputError(
+                f"encoder: {file} does not exist; an encoder is a .pt file with a .json file of the same name beside it"
+            )
+    try:
+        settings = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        encoder = Encoder(**{key: value for key, value in settings.items() if key != "version"})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"encoder: {path.with_suffix('.json')} does not describe an encoder ({error})") from None
+    try:
+        encoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, TypeError, AttributeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"encoder: {path} holds no weights for the network of {path.with_suffix('.json').name} ({reason}); "
+            "train one with `python -m monai.bundle run` on the audit bundle's train.json, or leave --encoder out"
+        ) from None
+    return encoder.eval()
