@@ -82,7 +82,12 @@ def all_null() -> dict[str, Any]:
 def hostile() -> dict[str, Any]:
     """Every string that another program wrote tries to run a script."""
     report = copies_found()
-    report["provenance"] |= {"versions": {HOSTILE: HOSTILE}, "device": HOSTILE, "scheduler": HOSTILE, "created": HOSTILE}
+    report["provenance"] |= {
+        "versions": {HOSTILE: HOSTILE},
+        "device": HOSTILE,
+        "scheduler": HOSTILE,
+        "created": HOSTILE,
+    }
     report["provenance"] |= {"settings": {HOSTILE: [HOSTILE]}, "seconds": {HOSTILE: 1.0}, "encoder_sha256": HOSTILE}
     report["provenance"] |= {"image_list_sha256": {HOSTILE: HOSTILE}, "commit": HOSTILE, "seed": HOSTILE}
     report["power"].append({"family": HOSTILE, "strength": HOSTILE, "n": 3, "recall": 0.5, "seen_in_training": False})
@@ -135,99 +140,101 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
     p_edges = np.linspace(0, 1, 21)
     drawn = np.linspace(0, n_synthetic, 21)[1:]
     reasons = [*(["fdr_list"] if n_listed else []), *(["excess"] if interval[0] > 0 else [])]
-    return copy.deepcopy({
-        "schema_version": 1,
-        "sets": {
-            "training": _set(n_training, round(n_training * 0.9)),
-            "validation": _set(n_validation, n_validation),
-            "synthetic": _set(n_synthetic, n_synthetic) | {"patients_known": False, "n_resized": n_synthetic},
-            "leaks": {"shared_images": 0, "shared_patients": 0, "near_duplicates_in_training": 4},
-        },
-        "paper_protocol": {
-            "percentile": 95.0,
-            "tau": tau,
-            "n_mem": round(0.6 * n_training),
-            "mem_rate": 0.6,
-            "n_copies": int((synthetic > tau).sum()),
-            "copy_rate": float((synthetic > tau).mean()),
-            "mem_null_rate": 1 - 0.95 ** (n_synthetic / n_validation),
-            "copy_null_rate": float((validation > tau).mean()),
-            "mem_rate_matched": 0.31 if share_copied else 0.048,
-        },
-        "calibrated": {
-            "alpha": alpha,
-            "alpha_attained": attained,
-            "false_alarm_rate_ci": [0.6 * attained, 1.5 * attained],
-            "threshold": float(np.sort(validation)[-k]) if k else None,
-            "n_copies": n_copies,
-            "flagged_rate": flagged,
-            "expected_false_copies": false,
-            "copy_rate": copy_rate,
-            "copy_rate_ci": interval,
-            "copy_rate_at_power": copy_rate / 0.9,
-            "n_mem": n_mem,
-            "n_mem_expected_false": false,
-            "mem_rate": max(0.0, (n_mem - false) / n_training),
-            "n_mem_patients": round(0.9 * n_mem),
-            "n_mem_total_bound": 0.6 * n_training if share_copied else None,
-            "n_near_identical": 7 if share_copied else 0,
-            "near_identical_threshold": 0.999,
-            "fdr": {
-                "q": q,
-                "smallest_list": n_synthetic / (q * (n_validation + 1)),
-                "n_copies": n_listed,
-                "n_mem": round(0.35 * share_copied * n_training),
-                "n_mem_expected_false": q * (1 - copy_rate) * n_listed,
+    return copy.deepcopy(
+        {
+            "schema_version": 1,
+            "sets": {
+                "training": _set(n_training, round(n_training * 0.9)),
+                "validation": _set(n_validation, n_validation),
+                "synthetic": _set(n_synthetic, n_synthetic) | {"patients_known": False, "n_resized": n_synthetic},
+                "leaks": {"shared_images": 0, "shared_patients": 0, "near_duplicates_in_training": 4},
             },
-        },
-        "controls": {
-            "gap_auc": 0.71,
-            "gap_auc_ci": [0.66, 0.76],
-            "nearest_in_training": 0.83 if share_copied else 0.5,
-            "nearest_in_training_real": 0.49,
-        },
-        "power": power,
-        "power_summary": {"seen": seen, "unseen": unseen, "working_recall": min(seen, unseen)},
-        "encoder": {
-            "image_size": [64, 64],
-            "channels": 1,
-            "embedding_size": 128,
-            "training_steps": 4000,
-            "trained_in_this_run": True,
-        },
-        "distributions": {
-            "similarity": {
-                "edges": edges.tolist(),
-                "validation": np.histogram(validation, edges)[0].tolist(),
-                "synthetic": np.histogram(synthetic, edges)[0].tolist(),
+            "paper_protocol": {
+                "percentile": 95.0,
+                "tau": tau,
+                "n_mem": round(0.6 * n_training),
+                "mem_rate": 0.6,
+                "n_copies": int((synthetic > tau).sum()),
+                "copy_rate": float((synthetic > tau).mean()),
+                "mem_null_rate": 1 - 0.95 ** (n_synthetic / n_validation),
+                "copy_null_rate": float((validation > tau).mean()),
+                "mem_rate_matched": 0.31 if share_copied else 0.048,
             },
-            "p_values": {"edges": p_edges.tolist(), "synthetic": np.histogram(p_values, p_edges)[0].tolist()},
-            "sorted_p_values": np.quantile(p_values, np.linspace(0, 1, min(500, n_synthetic))).tolist(),
-            "accumulation": {
-                "n_drawn": drawn.tolist(),
-                "synthetic": (n_mem * (1 - np.exp(-3 * drawn / n_synthetic))).tolist(),
-                "validation": (attained * drawn[drawn <= n_validation]).tolist(),
+            "calibrated": {
+                "alpha": alpha,
+                "alpha_attained": attained,
+                "false_alarm_rate_ci": [0.6 * attained, 1.5 * attained],
+                "threshold": float(np.sort(validation)[-k]) if k else None,
+                "n_copies": n_copies,
+                "flagged_rate": flagged,
+                "expected_false_copies": false,
+                "copy_rate": copy_rate,
+                "copy_rate_ci": interval,
+                "copy_rate_at_power": copy_rate / 0.9,
+                "n_mem": n_mem,
+                "n_mem_expected_false": false,
+                "mem_rate": max(0.0, (n_mem - false) / n_training),
+                "n_mem_patients": round(0.9 * n_mem),
+                "n_mem_total_bound": 0.6 * n_training if share_copied else None,
+                "n_near_identical": 7 if share_copied else 0,
+                "near_identical_threshold": 0.999,
+                "fdr": {
+                    "q": q,
+                    "smallest_list": n_synthetic / (q * (n_validation + 1)),
+                    "n_copies": n_listed,
+                    "n_mem": round(0.35 * share_copied * n_training),
+                    "n_mem_expected_false": q * (1 - copy_rate) * n_listed,
+                },
             },
-        },
-        "verdict": {
-            "status": "copies_found" if reasons else "no_copies_found",
-            "reasons": reasons,
-            "noticeable_rate": interval[1] / min(seen, unseen),
-        },
-        "provenance": {
-            "versions": {"monai_memorization": "0.1.0", "monai": "1.6.1", "torch": "2.13.0"},
-            "seed": 0,
-            "device": "cpu",
-            "created": "2026-03-02T10:15:00+00:00",
-            "commit": "7234c87",
-            "image_list_sha256": {"training": "ab" * 32, "validation": "cd" * 32, "synthetic": "ef" * 32},
-            "encoder_sha256": "12" * 32,
-            "seconds": {"train_encoder": 412.0, "embed": 21.4, "nearest_neighbors": 0.8, "power": 33.1},
-            "settings": {"alpha": alpha, "q": q, "seed": 0},
-            "scheduler": "DDIMScheduler",
-            "n_steps": 50,
-        },
-    })
+            "controls": {
+                "gap_auc": 0.71,
+                "gap_auc_ci": [0.66, 0.76],
+                "nearest_in_training": 0.83 if share_copied else 0.5,
+                "nearest_in_training_real": 0.49,
+            },
+            "power": power,
+            "power_summary": {"seen": seen, "unseen": unseen, "working_recall": min(seen, unseen)},
+            "encoder": {
+                "image_size": [64, 64],
+                "channels": 1,
+                "embedding_size": 128,
+                "training_steps": 4000,
+                "trained_in_this_run": True,
+            },
+            "distributions": {
+                "similarity": {
+                    "edges": edges.tolist(),
+                    "validation": np.histogram(validation, edges)[0].tolist(),
+                    "synthetic": np.histogram(synthetic, edges)[0].tolist(),
+                },
+                "p_values": {"edges": p_edges.tolist(), "synthetic": np.histogram(p_values, p_edges)[0].tolist()},
+                "sorted_p_values": np.quantile(p_values, np.linspace(0, 1, min(500, n_synthetic))).tolist(),
+                "accumulation": {
+                    "n_drawn": drawn.tolist(),
+                    "synthetic": (n_mem * (1 - np.exp(-3 * drawn / n_synthetic))).tolist(),
+                    "validation": (attained * drawn[drawn <= n_validation]).tolist(),
+                },
+            },
+            "verdict": {
+                "status": "copies_found" if reasons else "no_copies_found",
+                "reasons": reasons,
+                "noticeable_rate": interval[1] / min(seen, unseen),
+            },
+            "provenance": {
+                "versions": {"monai_memorization": "0.1.0", "monai": "1.6.1", "torch": "2.13.0"},
+                "seed": 0,
+                "device": "cpu",
+                "created": "2026-03-02T10:15:00+00:00",
+                "commit": "7234c87",
+                "image_list_sha256": {"training": "ab" * 32, "validation": "cd" * 32, "synthetic": "ef" * 32},
+                "encoder_sha256": "12" * 32,
+                "seconds": {"train_encoder": 412.0, "embed": 21.4, "nearest_neighbors": 0.8, "power": 33.1},
+                "settings": {"alpha": alpha, "q": q, "seed": 0},
+                "scheduler": "DDIMScheduler",
+                "n_steps": 50,
+            },
+        }
+    )
 
 
 def _set(n_images: int, n_patients: int) -> dict[str, Any]:

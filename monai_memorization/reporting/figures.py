@@ -120,8 +120,9 @@ def sorted_p_values(p_values: Sequence[float], q: float | None = None) -> str:
         if q is not None:
             axes.plot(ends, q * ends, color=INK, linewidth=1.5, linestyle="--", label=f"FDR line, q = {q:g}")
         axes.set(xscale="log", yscale="log", xlabel="rank, as a share of the set", ylabel="p-value")
-        axes.set(ylim=(min(p_values[0], (q or 1) * share[0]) / 1.5, 1.4))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        # the line goes on below the least p-value, where nothing can reach it
+        axes.set(xlim=(share[0], 1.1), ylim=(p_values[0] / 2, 1.2))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -164,7 +165,7 @@ def _svg(draw: Callable[[Axes], None], label: str) -> str:
         figure = Figure(figsize=(5, 3.7), layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=1.4)
+        figure.legend(loc="outside upper left", ncols=2, borderaxespad=0.2, handlelength=1.4)
         text = io.StringIO()
         FigureCanvasSVG(figure).print_svg(text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return _inline(text.getvalue()).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

@@ -7,17 +7,16 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup
 from torch import Tensor
 
 from monai_memorization.files import write_text
-from monai_memorization.reporting import figures, pictures, wording
-from monai_memorization.reporting.glossary import read_glossary
+from monai_memorization.reporting import figures, pictures, sentences
+from monai_memorization.reporting.formats import say
+from monai_memorization.reporting.templating import environment
 
 
 def write_report_page(report: Mapping[str, Any], path: Path) -> None:
@@ -32,21 +31,96 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
     """
     reasons = report["verdict"].get("reasons") or []
     recalls = _recalls(report.get("power") or [], report.get("power_summary") or {})
-    page = _environment().get_template("report.html.j2")
+    page = environment().get_template("report.html.j2")
     html = page.render(
         report=report,
-        label=wording.verdict_label(report),
-        sentence=wording.verdict_sentence(report),
-        deciding=[wording.reason(report, code) for code in reasons if code != "no_patient_ids"],
-        caveats=[wording.reason(report, code) for code in reasons if code == "no_patient_ids"],
-        limits=wording.limits(report),
-        by_chance=wording.false_alarms_expected(report),
-        n_patients=wording.validation_patients(report),
+        label=sentences.verdict_label(report),
+        sentence=sentences.verdict_sentence(report),
+        deciding=[sentences.reason(report, code) for code in reasons if code != "no_patient_ids"],
+        caveats=[sentences.reason(report, code) for code in reasons if code == "no_patient_ids"],
+        limits=sentences.limits(report),
+        by_chance=sentences.false_alarms_expected(report),
+        n_patients=sentences.validation_patients(report),
         figures=_figures(report),
         recalls=recalls,
-        n_levels=max((len(cells) for group in recalls for _, cells in group["families"]), default=0),
+        n_levels=max((len(family["cells"]) for group in recalls for family in group["families"]), default=0),
     )
     write_text(path, html)
+
+
+@dataclass(frozen=True)
+class GalleryPair:
+    """A synthetic image and the training image nearest to it, with their pixels.
+
+    Args:
+        synthetic_id: Id of the synthetic image.
+        training_id: Id of its nearest training image.
+        training_patient_id: Patient of the training image.
+        similarity: Correlation of their embeddings.
+        p_value: Conformal p-value of the synthetic image.
+        copy_candidate: Whether the p-value is at most alpha.
+        in_fdr_list: Whether the synthetic image is on the FDR list.
+        near_identical: Whether the two agree pixel by pixel.
+        synthetic: (C, *spatial) in [0, 1], two or three spatial dimensions.
+        training: The same shape and range.
+    """
+
+    synthetic_id: str
+    training_id: str
+    training_patient_id: str
+    similarity: float
+    p_value: float
+    copy_candidate: bool
+    in_fdr_list: bool
+    near_identical: bool
+    synthetic: Tensor
+    training: Tensor
+
+
+def write_gallery_page(pairs: Sequence[GalleryPair], path: Path) -> None:
+    """Write gallery.html: pairs side by side, to be confirmed or rejected by a person. It contains patient data.
+
+    Args:
+        pairs: The pairs to look at, in any order; shown most similar first.
+        path: File to write.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    script = environment().get_template("gallery.js").render()
+    ordered = sorted(pairs, key=lambda pair: (-pair.similarity, pair.synthetic_id, pair.training_id))
+    html = (
+        environment()
+        .get_template("gallery.html.j2")
+        .render(
+            cards=[{"pair": pair, "planes": _planes(pair)} for pair in ordered],
+            content_hash=_content_hash(ordered),
+            difference_range=pictures.DIFFERENCE_RANGE,
+            script=Markup(script),
+            script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    )
+    write_text(path, html)
+
+
+def _planes(pair: GalleryPair) -> list[dict[str, Any]]:
+    both = zip(pictures.planes(pair.synthetic), pictures.planes(pair.training), strict=True)
+    return [
+        {
+            "height": synthetic.shape[1],
+            "width": synthetic.shape[2],
+            "synthetic": pictures.picture(synthetic),
+            "training": pictures.picture(training),
+            "difference": pictures.difference_picture(synthetic, training),
+        }
+        for synthetic, training in both
+    ]
+
+
+def _content_hash(pairs: Sequence[GalleryPair]) -> str:
+    """Tell one gallery from another, so that the decisions a browser keeps are never shown with other pairs."""
+    content = [(pair.synthetic_id, pair.training_id, f"{pair.similarity:.6f}", f"{pair.p_value:.6f}") for pair in pairs]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def _figures(report: Mapping[str, Any]) -> dict[str, Markup]:
@@ -68,51 +142,19 @@ def _figures(report: Mapping[str, Any]) -> dict[str, Markup]:
     return {name: Markup(element) for name, element in svg.items()}
 
 
-def _recalls(power: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _recalls(power: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Arrange the recalls in two groups, seen and unseen in training, each a list of families with their strengths."""
-    power = list(power)
     groups = []
     for name, key, seen in (("Seen by the encoder in training", "seen", True), ("Never seen", "unseen", False)):
         cells = [cell for cell in power if bool(cell.get("seen_in_training")) is seen]
-        families: dict[str, list[Mapping[str, Any]]] = {}
-        for cell in cells:
-            families.setdefault(str(cell["family"]), []).append(cell)
-        if cells:
-            groups.append({"name": name, "mean": summary.get(key), "families": list(families.items())})
+        families = [_family(name, cells) for name in dict.fromkeys(cell["family"] for cell in cells)]
+        if families:
+            groups.append({"name": name, "mean": summary.get(key), "families": families})
     return groups
 
 
-def _entries(mapping: Any) -> Iterable[tuple[Any, Any]]:
-    return mapping.items() if isinstance(mapping, Mapping) else ()
-
-
-def _tint(recall: Any) -> str:
-    """Shade a cell by its recall, white at 0."""
-    return f"rgb(0 114 178 / {0.45 * recall:.2f})" if isinstance(recall, (int, float)) else "none"
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("monai_memorization.reporting"),
-        autoescape=True,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"glossary": read_glossary(), "say": wording.say}
-    for function in (
-        wording.count,
-        wording.percent,
-        wording.percent_interval,
-        wording.decimal,
-        wording.decimal_interval,
-        wording.duration,
-        wording.plain,
-        wording.words,
-        wording.size,
-        _entries,
-        _tint,
-    ):
-        environment.filters[function.__name__.lstrip("_")] = function
-    return environment
+def _family(name: object, cells: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    own = [cell for cell in cells if cell["family"] == name]
+    planted = sorted({cell["n"] for cell in own if cell.get("n") is not None})
+    each = " to ".join(f"{n:,}" for n in dict.fromkeys((planted[0], planted[-1]))) if planted else ""
+    return {"name": name, "cells": own, "planted": say("{} planted of each", each or None)}

@@ -43,7 +43,7 @@ def picture(plane: Tensor) -> str:
 def difference_picture(synthetic: Tensor, training: Tensor) -> str:
     """Encode how two pictures (1 or 3, H, W) differ: red where the synthetic one is brighter, blue where it is darker.
 
-    White is no difference; `DIFFERENCE_RANGE` has full colour. Of coloured pictures the mean over the channels is shown.
+    White is no difference; `DIFFERENCE_RANGE` has full colour. Colours count by the mean over the channels.
     """
     difference = (synthetic.float() - training.float()).mean(0).nan_to_num() / DIFFERENCE_RANGE
     brighter, darker = difference.clamp(0, 1), (-difference).clamp(0, 1)

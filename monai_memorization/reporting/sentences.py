@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report in words: numbers as people read them, and the sentences that the numbers make."""
+"""The sentences that the numbers of a report make: the verdict, its reasons, and what the audit cannot see."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jinja2 import Undefined
+from monai_memorization.reporting.formats import count, decimal, p_value, percent, percent_interval, say
 
-NOT_MEASURED = "not measured"
-NO_BREAK = "\N{NO-BREAK SPACE}"
 WORKING_RECALL = 0.8
 
 VERDICTS = {
@@ -25,117 +23,6 @@ class Reason(NamedTuple):
 
     text: str
     cure: str
-
-
-# --- numbers; each returns None for a value that is not known ---
-
-
-def count(value: float | None) -> str | None:
-    """Write a count with thousands apart: 1,000; an expected count below ten keeps one decimal."""
-    if not _known(value):
-        return None
-    return f"{value:,.1f}" if abs(value) < 10 and value != int(value) else f"{value:,.0f}"
-
-
-def percent(rate: float | None) -> str | None:
-    """Write a rate in [0, 1] as a percentage: two digits below 10 %, whole from there, never rounded to 0 or 100."""
-    if not _known(rate):
-        return None
-    value = 100 * rate
-    if 0 < value < 0.01:
-        return f"below 0.01{NO_BREAK}%"
-    if abs(value) < 10:
-        digits = f"{value:.2f}" if abs(value) < 1 else f"{value:.1f}"
-        return digits.rstrip("0").rstrip(".") + f"{NO_BREAK}%"
-    return f"{value:.1f}{NO_BREAK}%" if 99 < value < 100 else f"{value:.0f}{NO_BREAK}%"
-
-
-def percent_interval(ends: Sequence[float] | None) -> str | None:
-    """Write an interval of rates: 57 to 65 %."""
-    if not _known(ends) or not all(_known(end) for end in ends):
-        return None
-    low, high = (percent(end) or "" for end in ends)
-    return f"{low.removesuffix(NO_BREAK + '%')} to {high}"
-
-
-def decimal(value: float | None, digits: int = 3) -> str | None:
-    """Write a similarity or an AUC; no fewer digits than keep it from rounding to 1."""
-    if not _known(value):
-        return None
-    while digits < 6 and value < 1 and round(value, digits) == 1:
-        digits += 1
-    return f"{value:.{digits}f}"
-
-
-def p_value(value: float | None) -> str | None:
-    """Write a p-value with two significant digits."""
-    return f"{value:.2g}" if _known(value) else None
-
-
-def odds(p: float) -> str:
-    """Say a p-value as a share of images: about 1 in 61."""
-    return f"about 1 in {round(1 / p):,}" if p <= 0.1 else f"about {round(100 * p)} in 100"
-
-
-def duration(seconds: float | None) -> str | None:
-    """Write a time: 4.2 s, 3 min 20 s, 2 h 5 min."""
-    if not _known(seconds):
-        return None
-    if seconds < 60:
-        return f"{seconds:.1f}{NO_BREAK}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}{NO_BREAK}min {rest}{NO_BREAK}s"
-    return f"{minutes // 60}{NO_BREAK}h {minutes % 60}{NO_BREAK}min"
-
-
-def decimal_interval(ends: Sequence[float] | None) -> str | None:
-    """Write an interval of similarities or AUCs: 0.54 to 0.61."""
-    if not _known(ends) or not all(_known(end) for end in ends):
-        return None
-    return " to ".join(f"{end:.2f}" for end in ends)
-
-
-def size(image_size: Sequence[int] | None) -> str | None:
-    """Write the size of an image: 64 × 64 pixels."""
-    if not _known(image_size):
-        return None
-    unit = "pixels" if len(image_size) == 2 else "voxels"
-    return f"{NO_BREAK}×{NO_BREAK}".join(str(length) for length in image_size) + f" {unit}"
-
-
-def words(key: object) -> str:
-    """Write a key as words: Elastic deformation."""
-    text = str(key).replace("_", " ")
-    return text[:1].upper() + text[1:]
-
-
-def plain(value: object) -> str | None:
-    """Write whatever stands in the report without a format of its own: settings, versions, strengths."""
-    if not _known(value):
-        return None
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {plain(part) or NOT_MEASURED}" for key, part in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(plain(part) or NOT_MEASURED for part in value)
-    return str(value)
-
-
-def say(pattern: str, *parts: str | None) -> str | None:
-    """Fill a pattern; None if a part is not known."""
-    return pattern.format(*parts) if all(_known(part) for part in parts) else None
-
-
-def _known(value: object) -> bool:
-    """Tell a value from null; a key that a template does not find counts as null, and so does NaN."""
-    return not (value is None or isinstance(value, Undefined) or (isinstance(value, float) and math.isnan(value)))
-
-
-# --- sentences ---
 
 
 def validation_patients(report: Mapping[str, Any]) -> int:
@@ -193,12 +80,15 @@ def _copies_sentence(report: Mapping[str, Any], reasons: list[str]) -> str:
             f"{count(fdr['n_copies'])} of {n} synthetic images match a training image so closely that, on average, at "
             f"most {percent(fdr['q'])} of such a list are false alarms."
         )
-    return f"{count(calibrated.get('n_near_identical'))} of {n} synthetic images are almost pixel for pixel a training image."
+    pairs = count(calibrated.get("n_near_identical"))
+    return f"{pairs} of {n} synthetic images are almost pixel for pixel a training image."
 
 
 def _clean_sentence(report: Mapping[str, Any]) -> str:
     noticeable = percent(report["verdict"].get("noticeable_rate"))
-    noticed = f"a copy rate above {noticeable} would have been noticed." if noticeable else "see below what it can notice."
+    noticed = (
+        f"a copy rate above {noticeable} would have been noticed." if noticeable else "see below what it can notice."
+    )
     return (
         f"no more of the {count(report['sets']['synthetic']['n_images'])} synthetic images come close to a training "
         f"image than chance explains; {noticed}"
@@ -225,8 +115,8 @@ def reason(report: Mapping[str, Any], code: str) -> Reason:
 def _fdr_list(report: Mapping[str, Any]) -> Reason:
     fdr = report["calibrated"]["fdr"]
     return Reason(
-        f"The FDR list names {_things(fdr['n_copies'], 'image')}; on average at most {percent(fdr['q'])} of such a list "
-        "are false.",
+        f"{_things(fdr['n_copies'], 'image')} stand on the list of very probable copies (FDR list); on average at most "
+        f"{percent(fdr['q'])} of such a list are false.",
         "",
     )
 
@@ -234,7 +124,8 @@ def _fdr_list(report: Mapping[str, Any]) -> Reason:
 def _excess(report: Mapping[str, Any]) -> Reason:
     interval = percent_interval(report["calibrated"].get("copy_rate_ci"))
     return Reason(
-        f"More images are flagged than chance explains: the 95 % interval of the copy rate, {interval}, lies above 0.", ""
+        f"More images are flagged than chance explains: the 95 % interval of the copy rate, {interval}, lies above 0.",
+        "",
     )
 
 
@@ -252,7 +143,8 @@ def _few_validation_patients(report: Mapping[str, Any]) -> Reason:
     alpha, n = report["calibrated"]["alpha"], validation_patients(report)
     needed = patients_needed(alpha)
     return Reason(
-        f"{_things(n, 'validation patient')} cannot support a false-alarm rate of {percent(alpha)}, which needs {needed}.",
+        f"{_things(n, 'validation patient')} are too few for a false-alarm rate of {percent(alpha)}, "
+        f"which needs {needed}.",
         f"Add validation patients until there are at least {needed}, better a few hundred, or ask for a larger alpha.",
     )
 
@@ -274,8 +166,8 @@ def _low_power(report: Mapping[str, Any]) -> Reason:
 def _synthetic_differs(report: Mapping[str, Any]) -> Reason:
     auc = decimal((report.get("controls") or {}).get("gap_auc"), 2)
     return Reason(
-        f"Synthetic images look so unlike real ones (a classifier tells them apart with AUC {auc or 'above 0.90'}) that "
-        "validation images do not show how an honest synthetic image scores.",
+        f"A classifier tells synthetic images from real ones so easily (AUC {auc or 'above 0.90'}) that validation "
+        "images do not show how an honest synthetic image would score.",
         "Pass the validation images through the generator's autoencoder and give them as --reconstructed-validation.",
     )
 
@@ -309,8 +201,8 @@ def limits(report: Mapping[str, Any]) -> list[str]:
     smallest = (calibrated.get("fdr") or {}).get("smallest_list")
     if smallest is not None:
         sentences.append(
-            f"The FDR list cannot name fewer than {_things(math.ceil(smallest), 'image')}: a handful of copies stays off "
-            "the list, however close they are, and only more validation patients change that."
+            f"The FDR list cannot name fewer than {_things(math.ceil(smallest), 'image')}: a handful of copies stays "
+            "off it, however close they are, and only more validation patients change that."
         )
     interval = percent_interval(calibrated.get("false_alarm_rate_ci"))
     if interval is not None:

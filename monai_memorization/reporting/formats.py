@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers as people read them. Every function gives None for a value that is not known, and the page says why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TypeGuard, TypeVar
+
+from jinja2 import Undefined
+
+T = TypeVar("T")
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+NOT_KNOWN = "not known"
+
+
+def count(value: float | None) -> str | None:
+    """Write a count with thousands apart: 1,000; an expected count below ten keeps one decimal."""
+    if not _known(value):
+        return None
+    return f"{value:,.1f}" if abs(value) < 10 and value != int(value) else f"{value:,.0f}"
+
+
+def percent(rate: float | None) -> str | None:
+    """Write a rate in [0, 1] as a percentage: two digits below 10 %, whole from there, never rounded to 0 or 100."""
+    if not _known(rate):
+        return None
+    value = 100 * rate
+    if 0 < value < 0.01:
+        return f"below 0.01{NO_BREAK}%"
+    if abs(value) < 10:
+        digits = f"{value:.2f}" if abs(value) < 1 else f"{value:.1f}"
+        return digits.rstrip("0").rstrip(".") + f"{NO_BREAK}%"
+    return f"{value:.1f}{NO_BREAK}%" if 99 < value < 100 else f"{value:.0f}{NO_BREAK}%"
+
+
+def percent_interval(ends: Sequence[float] | None) -> str | None:
+    """Write an interval of rates: 57 to 65 %."""
+    if not _known(ends) or not all(_known(end) for end in ends):
+        return None
+    low, high = (percent(end) or "" for end in ends)
+    return f"{low.removesuffix(NO_BREAK + '%')} to {high}"
+
+
+def decimal(value: float | None, digits: int = 3) -> str | None:
+    """Write a similarity or an AUC; no fewer digits than keep it from rounding to 1."""
+    if not _known(value):
+        return None
+    while digits < 6 and value < 1 and round(value, digits) == 1:
+        digits += 1
+    return f"{value:.{digits}f}"
+
+
+def p_value(value: float | None) -> str | None:
+    """Write a p-value with two significant digits."""
+    return f"{value:.2g}" if _known(value) else None
+
+
+def odds(p: float) -> str:
+    """Say a p-value as a share of images: about 1 in 61."""
+    return f"about 1 in {round(1 / p):,}" if p <= 0.1 else f"about {round(100 * p)} in 100"
+
+
+def duration(seconds: float | None) -> str | None:
+    """Write a time: 4.2 s, 3 min 20 s, 2 h 5 min."""
+    if not _known(seconds):
+        return None
+    if seconds < 60:
+        return f"{seconds:.1f}{NO_BREAK}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{NO_BREAK}min {rest}{NO_BREAK}s"
+    return f"{minutes // 60}{NO_BREAK}h {minutes % 60}{NO_BREAK}min"
+
+
+def decimal_interval(ends: Sequence[float] | None) -> str | None:
+    """Write an interval of similarities or AUCs: 0.54 to 0.61."""
+    if not _known(ends) or not all(_known(end) for end in ends):
+        return None
+    return " to ".join(f"{end:.2f}" for end in ends)
+
+
+def moment(created: str | None) -> str | None:
+    """Write an ISO 8601 time for people, 2 March 2026, 10:15 UTC; another text stays as it is."""
+    if not _known(created):
+        return None
+    try:
+        time = datetime.fromisoformat(created.replace("Z", "+00:00"))
+    except ValueError:
+        return created
+    return f"{time.day} {time:%B %Y, %H:%M} {time.tzname() or ''}".strip()
+
+
+def size(image_size: Sequence[int] | None) -> str | None:
+    """Write the size of an image: 64 × 64 pixels."""
+    if not _known(image_size):
+        return None
+    unit = "pixels" if len(image_size) == 2 else "voxels"
+    return f"{NO_BREAK}×{NO_BREAK}".join(str(length) for length in image_size) + f" {unit}"
+
+
+def words(key: object) -> str:
+    """Write a key as words: Elastic deformation."""
+    text = str(key).replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def plain(value: object) -> str | None:
+    """Write whatever stands in the report without a format of its own: settings, versions, strengths."""
+    if not _known(value):
+        return None
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {plain(part) or NOT_KNOWN}" for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(part) or NOT_KNOWN for part in value)
+    return str(value)
+
+
+def say(pattern: str, *parts: str | None) -> str | None:
+    """Fill a pattern; None if a part is not known."""
+    return pattern.format(*parts) if all(_known(part) for part in parts) else None
+
+
+def _known(value: T | None) -> TypeGuard[T]:
+    """Tell a value from null; a key that a template does not find counts as null, and so does NaN."""
+    return not (value is None or isinstance(value, Undefined) or (isinstance(value, float) and math.isnan(value)))
