@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verdict: the rule that turns the numbers of an audit into one of three statements, with its reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from monai_memorization.statistics.conformal import n_patients_needed
+
+Status = Literal["copies_found", "inconclusive", "no_copies_found"]
+
+RECALL_NEEDED = 0.8
+GAP_ALLOWED = 0.9
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the audit says; the fields are the keys of `verdict` in report.json.
+
+    Args:
+        status: `copies_found`, `inconclusive` or `no_copies_found`.
+        reasons: codes of what decided, and `no_patient_ids` where that weakens the statement.
+    """
+
+    status: Status
+    reasons: tuple[str, ...]
+
+
+def decide(
+    *,
+    n_fdr_list: int,
+    copy_rate_ci: tuple[float, float],
+    n_near_identical: int,
+    n_patients: int,
+    alpha: float,
+    recall: float | None,
+    gap_auc: float | None,
+    reconstructed: bool,
+    has_patient_ids: bool,
+) -> Verdict:
+    """Apply the rule (design: section 3.4).
+
+    `copies_found` for any of: an FDR list (`fdr_list`), lower end of the copy rate's interval above 0 (`excess`), a
+    near-identical pair (`near_identical`). Else `inconclusive` for any of: P < 1/alpha - 1 (`few_validation_patients`),
+    recall below 0.8 or not measured (`low_power`), gap AUC above 0.9 without reconstructions (`synthetic_differs`).
+    Else `no_copies_found`, which says nothing about privacy beyond that.
+
+    Args:
+        n_fdr_list: synthetic images on the FDR list.
+        copy_rate_ci: low and high end.
+        n_near_identical: near-identical pairs.
+        n_patients: P, the smallest where p-values are taken within label.
+        alpha: level of the copy candidates.
+        recall: lower of the mean recalls over seen and unseen families; None if not measured.
+        gap_auc: AUC between synthetic and validation embeddings; None if not measured.
+        reconstructed: whether the audit was calibrated on reconstructions of the validation images.
+        has_patient_ids: whether the patients of the validation images are known.
+
+    Returns:
+        Status and reasons.
+    """
+    found = {
+        "fdr_list": n_fdr_list > 0,
+        "excess": copy_rate_ci[0] > 0,
+        "near_identical": n_near_identical > 0,
+    }
+    doubts = {
+        "few_validation_patients": n_patients < n_patients_needed(alpha),
+        "low_power": recall is None or recall < RECALL_NEEDED,
+        "synthetic_differs": gap_auc is not None and gap_auc > GAP_ALLOWED and not reconstructed,
+    }
+    status: Status = (
+        "copies_found" if any(found.values()) else "inconclusive" if any(doubts.values()) else "no_copies_found"
+    )
+    decisive = {"copies_found": found, "inconclusive": doubts, "no_copies_found": {}}[status]
+    reasons = [code for code, holds in decisive.items() if holds]
+    return Verdict(status, (*reasons, *(() if has_patient_ids else ("no_patient_ids",))))
+
+
+def noticeable_rate(copy_rate_ci: tuple[float, float], recall: float) -> float:
+    """Copy rate above which copies would have been noticed: upper end of `copy_rate_ci` / recall, at most 1.
+
+    Args:
+        copy_rate_ci: low and high end.
+        recall: share of planted copies found; 0 gives 1.
+
+    Returns:
+        A rate in [0, 1].
+    """
+    return min(1.0, copy_rate_ci[1] / recall) if recall > 0 else 1.0
