@@ -160,7 +160,7 @@ def copy_rate(n_copies: int, n_synthetic: int, attained: float) -> float:
     """Share of copies, (flagged_rate - alpha_attained) / (1 - alpha_attained) floored at 0.
 
     A lower bound on average: copies that the audit cannot see do not count, and honest images are flagged at
-    alpha_attained at most. Flooring errs upwards where nothing is copied, by the mean of the positive part of the noise.
+    alpha_attained at most. Flooring errs upwards where nothing is copied, by the mean of the noise's positive part.
     """
     return max(0.0, (n_copies / max(1, n_synthetic) - attained) / (1 - attained))
 
@@ -193,8 +193,8 @@ def copy_rate_interval(
 
     Draws of (f - A) / (1 - A), floored at 0, with A the false-alarm rate of this validation set, Beta(k, P + 1 - k),
     and f the flagged share, Beta(x + 1/2, n_S - x + 1/2) for x flagged images (Jeffreys), ends as in Brown, Cai and
-    DasGupta 2001. This takes the place of the percentile bootstrap of design section 3.2, in which every draw reuses the
-    same few largest a(v): with 20 patients it found copies in 28 % of honest audits. See docs/method.md.
+    DasGupta 2001. It takes the place of the percentile bootstrap of design section 3.2, in which every draw reuses the
+    same few largest a(v): with 20 patients that found copies in 28 % of honest audits. See docs/method.md.
 
     Args:
         n_copies: x, copy candidates.

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Power: the share of planted copies that the audit at hand would find (design: section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_memorization.detector import degradations
+from monai_memorization.detector.embeddings import embed_batch
+from monai_memorization.detector.encoder import Encoder
+from monai_memorization.detector.neighbors import nearest
+
+N_PLANTS = 32
+
+
+@dataclass(frozen=True)
+class Family:
+    """A way in which a generator may change an image while copying it.
+
+    Args:
+        name: as in the report.
+        strengths: from weak to strong.
+        degrade: images (n, C, *spatial), other training images of that shape, strength -> copies.
+        seen_in_training: whether the encoder's views contain it.
+        whole: whether the copy is of the whole image; partial copies stay out of the mean.
+        dimensions: the numbers of spatial dimensions it is for.
+    """
+
+    name: str
+    strengths: tuple[float, ...]
+    degrade: Callable[[Tensor, Tensor, float], Tensor]
+    seen_in_training: bool = True
+    whole: bool = True
+    dimensions: tuple[int, ...] = (2, 3)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Share of planted copies of one family and strength that were found; the fields are keys of `power[]`.
+
+    Args:
+        family: name of the family.
+        strength: of the degradation; the axis for flips.
+        n: copies planted.
+        recall: share above the threshold of the copy candidates.
+        matched: share whose nearest training image is the one that was copied.
+        seen_in_training: whether the encoder has seen the family.
+        whole: whether the copies are of whole images.
+    """
+
+    family: str
+    strength: float
+    n: int
+    recall: float
+    matched: float
+    seen_in_training: bool
+    whole: bool
+
+
+@dataclass(frozen=True)
+class PowerSummary:
+    """Mean recalls over whole copies; the fields are the keys of `power_summary`.
+
+    Args:
+        seen: over families that the encoder has seen.
+        unseen: over families that it has not.
+        working_recall: the lower of the two, on which the verdict rests.
+        partial: over partial copies, which stay out of the verdict.
+    """
+
+    seen: float | None
+    unseen: float | None
+    working_recall: float | None
+    partial: float | None
+
+
+def _alone(degrade: Callable[..., Tensor], **fixed: Any) -> Callable[[Tensor, Tensor, float], Tensor]:
+    return lambda images, _, strength: degrade(images, strength, **fixed)
+
+
+def _combine(images: Tensor, others: Tensor, strength: float) -> Tensor:
+    """Rotate, darken and blur at once; strength 1 is 5 degrees, gamma 1.2 and a blur of 1 % of the shorter side."""
+    images = degradations.gamma(degradations.rotate(images, 5 * strength), 1.2**strength)
+    return degradations.blur(images, 0.01 * strength)
+
+
+FAMILIES = (
+    Family("identity", (0,), lambda images, _, __: images),
+    Family("flip", (0, 1), lambda images, _, axis: degradations.flip(images, int(axis))),
+    Family("flip", (2,), lambda images, _, axis: degradations.flip(images, int(axis)), dimensions=(3,)),
+    Family("rotation", (3, 5, 10, 20), _alone(degradations.rotate)),
+    Family("shift", (0.02, 0.05, 0.1), _alone(degradations.shift)),
+    Family("crop", (0.95, 0.9, 0.8, 0.65), _alone(degradations.crop)),
+    Family("gamma", (0.5, 0.75, 1.25, 1.5), _alone(degradations.gamma)),
+    Family("brightness", (1.1, 1.3, 1.6, 2), _alone(degradations.brightness)),
+    Family("contrast", (1.1, 1.3, 1.6, 2), _alone(degradations.contrast)),
+    Family("bias_field", (0.1, 0.2, 0.3, 0.5), _alone(degradations.bias_field)),
+    Family("blur", (0.01, 0.02, 0.03, 0.04), _alone(degradations.blur)),
+    Family("noise", (0.01, 0.05, 0.1, 0.2), _alone(degradations.noise)),
+    Family("resampling", (2, 3, 4), _alone(degradations.resample)),
+    Family("combination", (1, 2), _combine),
+    Family("elastic", (0.01, 0.02, 0.03, 0.05), _alone(degradations.elastic), seen_in_training=False),
+    Family("quantization", (32, 16, 8, 4), _alone(degradations.quantize), seen_in_training=False),
+    Family("sharpening", (0.5, 1, 2), _alone(degradations.sharpen), seen_in_training=False),
+    Family("jpeg", (95, 70, 40, 10), _alone(degradations.jpeg), seen_in_training=False, dimensions=(2,)),
+    Family("blend", (0.8, 0.6), degradations.blend, seen_in_training=False, whole=False),
+    Family("splice", (0.5, 0.25), degradations.splice, seen_in_training=False, whole=False),
+)
+
+
+def choose_plants(n_training: int, seed: int, n: int = N_PLANTS) -> Tensor:
+    """Choose the training images that are copied, at most ``n`` of them, int64, at random."""
+    return torch.randperm(n_training, generator=torch.Generator().manual_seed(seed))[:n]
+
+
+def measure_power(
+    encoder: Encoder,
+    images: Tensor,
+    index: Tensor,
+    training: Tensor,
+    threshold: Tensor,
+    families: Sequence[Family] = FAMILIES,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> list[Recall]:
+    """Plant copies of training images and count those that are found.
+
+    Args:
+        encoder: the detector.
+        images: the training images that are copied, prepared, (n, C, *image_size) in [0, 1].
+        index: their positions in the training set, int64 (n,).
+        training: embeddings of the whole training set, (n_T, D).
+        threshold: similarity above which a copy of each counts as found, (n,).
+        families: what is done to the copies.
+        seed: of random degradations; torch's own random state is left as it was.
+        device: where the encoder runs.
+
+    Returns:
+        One entry per family and strength.
+    """
+    others = images.roll(1, 0)
+    cells = [(f, s) for f in families if images.dim() - 2 in f.dimensions for s in f.strengths]
+    recalls = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for family, strength in cells:
+            copies = degradations.rescale(family.degrade(images, others, strength))
+            similarity, match = nearest(embed_batch(encoder, copies, device), training)
+            found = (similarity[:, 0] > threshold).double().mean().item()
+            matched = (match[:, 0] == index).double().mean().item()
+            recalls.append(
+                Recall(family.name, strength, len(images), found, matched, family.seen_in_training, family.whole)
+            )
+    return recalls
+
+
+def summarize_power(recalls: Sequence[Recall]) -> PowerSummary:
+    """Average the recalls over the cells of whole copies, seen and unseen apart, and of partial copies."""
+    seen = _mean(r.recall for r in recalls if r.whole and r.seen_in_training)
+    unseen = _mean(r.recall for r in recalls if r.whole and not r.seen_in_training)
+    known = [mean for mean in (seen, unseen) if mean is not None]
+    return PowerSummary(seen, unseen, min(known, default=None), _mean(r.recall for r in recalls if not r.whole))
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None
