@@ -217,31 +217,61 @@ def copy_candidates(validation: Tensor, synthetic: Tensor, alpha: float, n_patie
     return count_at_least(validation, synthetic) <= count
 
 
-def attained_rank(alpha: float, n_patients: int) -> int:
-    """Rank k = floor(alpha (P + 1)), with alpha as the decimal fraction that was written."""
-    return _fraction(alpha, "alpha") * (n_patients + 1) // 1
+def attained_rank(alpha: float, n_patients: int, n_validation: int | None = None) -> float:
+    """Rank of the largest p-value not above alpha: r = 1 + P c / n_V with c = `largest_count`, 0 where there is none.
 
-
-def alpha_attained(alpha: float, n_patients: int) -> float:
-    """Level that P patients attain, k / (P + 1) with k = floor(alpha (P + 1)); at most alpha."""
-    return attained_rank(alpha, n_patients) / (n_patients + 1)
-
-
-def false_alarm_rate_ci(alpha: float, n_patients: int, level: float = 0.95) -> tuple[float, float]:
-    """Central interval of the false-alarm rate that the validation set at hand gives: Beta(k, P + 1 - k).
-
-    Vovk 2012, "Conditional validity of inductive conformal predictors". The rate varies between validation sets around
-    `alpha_attained`. Exact for one image per patient; wider than needed where a patient's images differ.
+    With one image per patient r is the whole number k = floor(alpha (P + 1)).
 
     Args:
         alpha: level in (0, 1).
         n_patients: P.
+        n_validation: n_V; P where left out.
+
+    Returns:
+        A number between k and alpha (P + 1).
+    """
+    images = n_patients if n_validation is None else n_validation
+    count = largest_count(alpha, images, n_patients)
+    return 1 + n_patients * count / images if count >= 0 else 0.0
+
+
+def alpha_attained(alpha: float, n_patients: int, n_validation: int | None = None) -> float:
+    """Level that the validation set attains: the largest p-value not above alpha, r / (P + 1) with r = `attained_rank`.
+
+    Bounds the mean false-alarm rate: p(s) is at least the share of similarities >= a(s) among all P + 1 exchangeable
+    patients, its own included, and such a share is <= t with probability t at most. With one image per patient it is
+    k / (P + 1), k = floor(alpha (P + 1)), as in design section 3.2; with several the p-values are finer, and
+    k / (P + 1) is no bound (docs/method.md).
+
+    Args:
+        alpha: level in (0, 1).
+        n_patients: P.
+        n_validation: n_V; P where left out.
+
+    Returns:
+        A level in [0, alpha].
+    """
+    return attained_rank(alpha, n_patients, n_validation) / (n_patients + 1)
+
+
+def false_alarm_rate_ci(
+    alpha: float, n_patients: int, n_validation: int | None = None, level: float = 0.95
+) -> tuple[float, float]:
+    """Central interval of the false-alarm rate that the validation set at hand gives: Beta(r, P + 1 - r).
+
+    Vovk 2012, "Conditional validity of inductive conformal predictors". The rate varies between validation sets around
+    `alpha_attained`. Exact for one image per patient (r = k); wider than needed where a patient's images differ.
+
+    Args:
+        alpha: level in (0, 1).
+        n_patients: P.
+        n_validation: n_V; P where left out.
         level: probability of the interval.
 
     Returns:
         Low and high end; (0, 0) where no image can be flagged.
     """
-    rank = attained_rank(alpha, n_patients)
+    rank = attained_rank(alpha, n_patients, n_validation)
     if rank == 0:
         return 0.0, 0.0
     low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], rank, n_patients + 1 - rank)

@@ -122,27 +122,25 @@ def measure_calibrated(
     """
     n_synthetic, n_training = len(flags.p_value), len(training_patients)
     match, n_copies = match.cpu(), int(flags.copy_candidate.sum())
-    n_patients, n_of_stratum = [s.n_patients for s in strata], [len(s.synthetic) for s in strata]
-    weights = [n / max(1, n_synthetic) for n in n_of_stratum]
-    attained = sum(w * alpha_attained(alpha, p) for w, p in zip(weights, n_patients, strict=True))
+    attained = mean_alpha_attained(alpha, strata)
     rate = copy_rate(n_copies, n_synthetic, attained)
     expected_false = attained * (1 - rate) * n_synthetic
     matches = match[flags.copy_candidate].unique().tolist()
     patients = {training_patients[i] for i in matches}
-    level = threshold(validation[strata[0].validation.to(validation.device)], alpha, n_patients[0])
+    level = threshold(validation[strata[0].validation.to(validation.device)], alpha, strata[0].n_patients)
     listed = int(flags.in_fdr_list.sum())
     abundance = match[flags.in_fdr_list].unique(return_counts=True)[1]
     listed_false = q * (1 - rate) * listed
     return Calibrated(
         alpha=alpha,
         alpha_attained=attained,
-        false_alarm_rate_ci=mixed_false_alarm_rate_ci(alpha, n_patients, weights, seed),
+        false_alarm_rate_ci=false_alarm_rate_interval(alpha, strata, seed),
         threshold=level if len(strata) == 1 and level != float("inf") else None,
         n_copies=n_copies,
         flagged_rate=n_copies / max(1, n_synthetic),
         expected_false_copies=expected_false,
         copy_rate=rate,
-        copy_rate_ci=copy_rate_interval(n_copies, n_synthetic, alpha, n_patients, weights, seed),
+        copy_rate_ci=copy_rate_interval(n_copies, n_synthetic, alpha, strata, seed),
         copy_rate_at_power=copy_rate_at_power(n_copies, n_synthetic, attained, recall),
         n_mem=len(matches),
         n_mem_expected_false=expected_false,
@@ -152,7 +150,9 @@ def measure_calibrated(
         mem_patients_rate=excess_rate(len(patients), expected_false, len(set(training_patients))),
         n_mem_total_bound=n_mem_total_bound(abundance, listed_false, n_training),
         n_near_identical=n_near_identical,
-        fdr=FdrList(q, smallest_list(n_synthetic, q, max(n_patients)), listed, len(abundance), listed_false),
+        fdr=FdrList(
+            q, smallest_list(n_synthetic, q, max(s.n_patients for s in strata)), listed, len(abundance), listed_false
+        ),
     )
 
 
@@ -181,61 +181,62 @@ def excess_rate(count: int, expected_false: float, total: int) -> float:
 
 
 def copy_rate_interval(
-    n_copies: int,
-    n_synthetic: int,
-    alpha: float,
-    n_patients: Sequence[int],
-    weights: Sequence[float],
-    seed: int = 0,
-    level: float = 0.95,
+    n_copies: int, n_synthetic: int, alpha: float, strata: Sequence[Stratum], seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
     """Interval of the copy rate over both sources of error, the validation patients and the synthetic images.
 
-    Draws of (f - A) / (1 - A), floored at 0, with A the false-alarm rate of this validation set, Beta(k, P + 1 - k),
-    and f the flagged share, Beta(x + 1/2, n_S - x + 1/2) for x flagged images (Jeffreys), ends as in Brown, Cai and
-    DasGupta 2001. It takes the place of the percentile bootstrap of design section 3.2, in which every draw reuses the
-    same few largest a(v): with 20 patients that found copies in 28 % of honest audits. See docs/method.md.
+    Draws of (f - A) / (1 - A), floored at 0, with A the false-alarm rate of this validation set, Beta(r, P + 1 - r) as
+    in `false_alarm_rate_ci`, and f the flagged share, Beta(x + 1/2, n_S - x + 1/2) for x flagged images (Jeffreys),
+    ends as in Brown, Cai and DasGupta 2001. It takes the place of the percentile bootstrap of design section 3.2, in
+    which every draw reuses the same few largest a(v): with 20 patients that found copies in 28 % of honest audits. See
+    docs/method.md.
 
     Args:
         n_copies: x, copy candidates.
         n_synthetic: n_S.
         alpha: level of the candidates.
-        n_patients: P of each stratum.
-        weights: share of the synthetic images in each stratum.
+        strata: those that gave the candidates.
         seed: of the draws.
         level: of the interval.
 
     Returns:
         Low and high end; (0, 1) where no image can be flagged, as nothing is then known.
     """
-    if n_synthetic == 0 or all(attained_rank(alpha, p) == 0 for p in n_patients):
+    if n_synthetic == 0 or mean_alpha_attained(alpha, strata) == 0:
         return 0.0, 1.0
     generator = torch.Generator().manual_seed(seed)
-    false_alarms = _false_alarm_rates(alpha, n_patients, weights, generator)
+    false_alarms = _false_alarm_rates(alpha, strata, generator)
     flagged = _beta_draws(n_copies + 0.5, n_synthetic - n_copies + 0.5, generator)
     rates = ((flagged - false_alarms) / (1 - false_alarms)).clamp(min=0)
     low, high = _central(rates, level)
     return (0.0 if n_copies == 0 else low), (1.0 if n_copies == n_synthetic else high)
 
 
-def mixed_false_alarm_rate_ci(
-    alpha: float, n_patients: Sequence[int], weights: Sequence[float], seed: int = 0, level: float = 0.95
+def mean_alpha_attained(alpha: float, strata: Sequence[Stratum]) -> float:
+    """`alpha_attained`, as mean over the synthetic images where it differs between strata."""
+    total = sum(len(s.synthetic) for s in strata)
+    return sum(len(s.synthetic) * alpha_attained(alpha, s.n_patients, len(s.validation)) for s in strata) / max(
+        1, total
+    )
+
+
+def false_alarm_rate_interval(
+    alpha: float, strata: Sequence[Stratum], seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """`false_alarm_rate_ci` of p-values within label: the weighted sum of one independent Beta per label.
+    """`false_alarm_rate_ci`; with p-values within label that of the weighted sum of one independent Beta per label.
 
     Args:
         alpha: level of the candidates.
-        n_patients: P of each stratum.
-        weights: share of the synthetic images in each stratum.
+        strata: those that give the candidates.
         seed: of the draws; unused with one stratum.
         level: probability of the interval.
 
     Returns:
         Low and high end.
     """
-    if len(n_patients) == 1:
-        return false_alarm_rate_ci(alpha, n_patients[0], level)
-    return _central(_false_alarm_rates(alpha, n_patients, weights, torch.Generator().manual_seed(seed)), level)
+    if len(strata) == 1:
+        return false_alarm_rate_ci(alpha, strata[0].n_patients, len(strata[0].validation), level)
+    return _central(_false_alarm_rates(alpha, strata, torch.Generator().manual_seed(seed)), level)
 
 
 def n_mem_total_bound(abundance: Tensor, expected_false: float, n_training: int) -> float | None:
@@ -282,14 +283,12 @@ def accumulation_curve(match: Tensor, flagged: Tensor, n_points: int = 50) -> tu
     return drawn, torch.stack([share_drawn(abundance, n_total, int(m)).sum() for m in drawn])
 
 
-def _false_alarm_rates(
-    alpha: float, n_patients: Sequence[int], weights: Sequence[float], generator: torch.Generator
-) -> Tensor:
-    rates = torch.zeros(N_DRAWS, dtype=torch.float64)
-    for patients, weight in zip(n_patients, weights, strict=True):
-        rank = attained_rank(alpha, patients)
+def _false_alarm_rates(alpha: float, strata: Sequence[Stratum], generator: torch.Generator) -> Tensor:
+    rates, total = torch.zeros(N_DRAWS, dtype=torch.float64), sum(len(s.synthetic) for s in strata)
+    for stratum in strata:
+        rank = attained_rank(alpha, stratum.n_patients, len(stratum.validation))
         if rank > 0:
-            rates += weight * _beta_draws(rank, patients + 1 - rank, generator)
+            rates += len(stratum.synthetic) / total * _beta_draws(rank, stratum.n_patients + 1 - rank, generator)
     return rates
 
 

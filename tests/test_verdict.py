@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from monai_memorization.statistics.verdict import Verdict, decide, noticeable_rate
+
+CLEAN = {
+    "n_fdr_list": 0,
+    "copy_rate_ci": (0.0, 0.03),
+    "n_near_identical": 0,
+    "n_patients": 60,
+    "alpha": 0.05,
+    "recall": 0.9,
+    "gap_auc": 0.6,
+    "reconstructed": False,
+    "has_patient_ids": True,
+}
+
+
+def test_clean_audit_with_power_finds_no_copies():
+    assert decide(**CLEAN) == Verdict("no_copies_found", ())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"n_fdr_list": 1}, "fdr_list"),
+        ({"copy_rate_ci": (0.001, 0.1)}, "excess"),
+        ({"n_near_identical": 1}, "near_identical"),
+    ],
+)
+def test_each_sign_of_a_copy_suffices(change, reason):
+    assert decide(**CLEAN | change) == Verdict("copies_found", (reason,))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"n_patients": 18}, "few_validation_patients"),
+        ({"n_patients": 60, "alpha": 0.01}, "few_validation_patients"),
+        ({"recall": 0.799}, "low_power"),
+        ({"recall": None}, "low_power"),
+        ({"gap_auc": 0.901}, "synthetic_differs"),
+    ],
+)
+def test_each_doubt_makes_the_audit_inconclusive(change, reason):
+    assert decide(**CLEAN | change) == Verdict("inconclusive", (reason,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_patients": 19},
+        {"n_patients": 99, "alpha": 0.01},
+        {"recall": 0.8},
+        {"gap_auc": 0.9},
+        {"gap_auc": 0.99, "reconstructed": True},
+        {"gap_auc": None},
+    ],
+)
+def test_the_limits_themselves_pass(change):
+    assert decide(**CLEAN | change).status == "no_copies_found"
+
+
+def test_missing_patient_ids_are_said_whatever_the_status():
+    for change in ({}, {"n_fdr_list": 3}, {"recall": 0.1}):
+        with_ids, without = decide(**CLEAN | change), decide(**CLEAN | change | {"has_patient_ids": False})
+        assert without == Verdict(with_ids.status, (*with_ids.reasons, "no_patient_ids"))
+
+
+def test_every_combination_follows_the_rule():
+    options = {
+        "n_fdr_list": (0, 5),
+        "copy_rate_ci": ((0.0, 0.1), (0.2, 0.4)),
+        "n_near_identical": (0, 2),
+        "n_patients": (10, 60),
+        "recall": (None, 0.5, 0.95),
+        "gap_auc": (None, 0.5, 0.95),
+        "reconstructed": (False, True),
+    }
+    for values in product(*options.values()):
+        case = CLEAN | dict(zip(options, values, strict=True))
+        verdict = decide(**case)
+        copies = case["n_fdr_list"] > 0 or case["copy_rate_ci"][0] > 0 or case["n_near_identical"] > 0
+        doubt = (
+            case["n_patients"] < 19
+            or (case["recall"] or 0) < 0.8
+            or ((case["gap_auc"] or 0) > 0.9 and not case["reconstructed"])
+        )
+        assert verdict.status == ("copies_found" if copies else "inconclusive" if doubt else "no_copies_found")
+        assert bool(verdict.reasons) == (verdict.status != "no_copies_found")
+
+
+def test_noticeable_rate_is_the_upper_end_over_recall():
+    assert noticeable_rate((0.0, 0.04), 0.8) == pytest.approx(0.05)
+    assert noticeable_rate((0.0, 0.9), 0.5) == 1.0
+    assert noticeable_rate((0.0, 0.04), 0.0) == 1.0
