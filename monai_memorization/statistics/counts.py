@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import beta
+from scipy.optimize import brentq
+from scipy.special import betainc, betaincinv
 from torch import Tensor
 
 from monai_memorization.statistics.conformal import (
@@ -21,7 +22,8 @@ from monai_memorization.statistics.conformal import (
 )
 from monai_memorization.statistics.paper_protocol import share_drawn
 
-N_DRAWS = 20_000
+# Equally likely values that stand for a distribution of false-alarm rates; pairing those of several labels needs more.
+N_RATES, N_RATES_BY_LABEL = 1000, 20_000
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def measure_calibrated(
         q: level that gave the FDR list.
         recall: share of planted copies found at alpha; None without a power test.
         n_near_identical: near-identical pairs.
-        seed: of the draws for the interval.
+        seed: of the intervals where p-values are taken within label.
 
     Returns:
         All counts and rates.
@@ -185,18 +187,20 @@ def copy_rate_interval(
 ) -> tuple[float, float]:
     """Interval of the copy rate over both sources of error, the validation patients and the synthetic images.
 
-    Draws of (f - A) / (1 - A), floored at 0, with A the false-alarm rate of this validation set, Beta(r, P + 1 - r) as
-    in `false_alarm_rate_ci`, and f the flagged share, Beta(x + 1/2, n_S - x + 1/2) for x flagged images (Jeffreys),
-    ends as in Brown, Cai and DasGupta 2001. It takes the place of the percentile bootstrap of design section 3.2, in
-    which every draw reuses the same few largest a(v): with 20 patients that found copies in 28 % of honest audits. See
-    docs/method.md.
+    The 2.5 and 97.5 percentile of (f - A) / (1 - A), floored at 0, where A is the false-alarm rate of this validation
+    set, Beta(r, P + 1 - r) as in `false_alarm_rate_ci`, and f the flagged share, Beta(x + 1/2, n_S - x + 1/2) for x
+    flagged images (Jeffreys), with the ends at x = 0 and n_S as in Brown, Cai and DasGupta 2001. Without draws:
+    P((f - A) / (1 - A) <= c) is the mean over A of P(f <= c + (1 - c) A).
+
+    It takes the place of the percentile bootstrap of design section 3.2, in which every draw reuses the same few
+    largest a(v): with 20 patients that found copies in 28 % of honest audits (docs/method.md).
 
     Args:
         n_copies: x, copy candidates.
         n_synthetic: n_S.
         alpha: level of the candidates.
         strata: those that gave the candidates.
-        seed: of the draws.
+        seed: of the pairing of labels; unused with one stratum.
         level: of the interval.
 
     Returns:
@@ -204,11 +208,18 @@ def copy_rate_interval(
     """
     if n_synthetic == 0 or mean_alpha_attained(alpha, strata) == 0:
         return 0.0, 1.0
-    generator = torch.Generator().manual_seed(seed)
-    false_alarms = _false_alarm_rates(alpha, strata, generator)
-    flagged = _beta_draws(n_copies + 0.5, n_synthetic - n_copies + 0.5, generator)
-    rates = ((flagged - false_alarms) / (1 - false_alarms)).clamp(min=0)
-    low, high = _central(rates, level)
+    false_alarms = _false_alarm_rates(alpha, strata, seed).numpy()
+    shape = n_copies + 0.5, n_synthetic - n_copies + 0.5
+
+    def probability_up_to(rate: float) -> float:
+        return float(betainc(*shape, rate + (1 - rate) * false_alarms).mean())
+
+    def end(probability: float) -> float:
+        if probability_up_to(0.0) >= probability:
+            return 0.0
+        return float(brentq(lambda rate: probability_up_to(rate) - probability, 0.0, 1.0, xtol=1e-8))
+
+    low, high = end((1 - level) / 2), end((1 + level) / 2)
     return (0.0 if n_copies == 0 else low), (1.0 if n_copies == n_synthetic else high)
 
 
@@ -228,7 +239,7 @@ def false_alarm_rate_interval(
     Args:
         alpha: level of the candidates.
         strata: those that give the candidates.
-        seed: of the draws; unused with one stratum.
+        seed: of the pairing of labels; unused with one stratum.
         level: probability of the interval.
 
     Returns:
@@ -236,7 +247,9 @@ def false_alarm_rate_interval(
     """
     if len(strata) == 1:
         return false_alarm_rate_ci(alpha, strata[0].n_patients, len(strata[0].validation), level)
-    return _central(_false_alarm_rates(alpha, strata, torch.Generator().manual_seed(seed)), level)
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = _false_alarm_rates(alpha, strata, seed).quantile(ends).tolist()
+    return low, high
 
 
 def n_mem_total_bound(abundance: Tensor, expected_false: float, n_training: int) -> float | None:
@@ -283,22 +296,15 @@ def accumulation_curve(match: Tensor, flagged: Tensor, n_points: int = 50) -> tu
     return drawn, torch.stack([share_drawn(abundance, n_total, int(m)).sum() for m in drawn])
 
 
-def _false_alarm_rates(alpha: float, strata: Sequence[Stratum], generator: torch.Generator) -> Tensor:
-    rates, total = torch.zeros(N_DRAWS, dtype=torch.float64), sum(len(s.synthetic) for s in strata)
+def _false_alarm_rates(alpha: float, strata: Sequence[Stratum], seed: int) -> Tensor:
+    """Equally likely values of the false-alarm rate: each stratum's quantiles, paired at random with the others'."""
+    generator, total = torch.Generator().manual_seed(seed), sum(len(s.synthetic) for s in strata)
+    n_rates = N_RATES if len(strata) == 1 else N_RATES_BY_LABEL
+    levels = (torch.arange(n_rates, dtype=torch.float64) + 0.5) / n_rates
+    rates = torch.zeros(n_rates, dtype=torch.float64)
     for stratum in strata:
         rank = attained_rank(alpha, stratum.n_patients, len(stratum.validation))
         if rank > 0:
-            rates += len(stratum.synthetic) / total * _beta_draws(rank, stratum.n_patients + 1 - rank, generator)
+            quantiles = torch.from_numpy(betaincinv(rank, stratum.n_patients + 1 - rank, levels.numpy()))
+            rates += len(stratum.synthetic) / total * quantiles[torch.randperm(n_rates, generator=generator)]
     return rates
-
-
-def _beta_draws(a: float, b: float, generator: torch.Generator) -> Tensor:
-    """Shuffled quantiles: the marginal distribution is exact, only the pairing with other draws is random."""
-    ranks = torch.randperm(N_DRAWS, generator=generator).double()
-    return torch.from_numpy(beta.ppf(((ranks + 0.5) / N_DRAWS).numpy(), a, b))
-
-
-def _central(draws: Tensor, level: float) -> tuple[float, float]:
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = draws.quantile(ends).tolist()
-    return low, high

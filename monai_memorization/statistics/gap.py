@@ -121,8 +121,8 @@ def nearest_in_training(
         candidates = torch.cat([training[drawn.to(training.device)], held_out[side.to(held_out.device)]])
         real = held_out[(~is_candidate[patients]).to(held_out.device)]
         for i, images in enumerate((query, real)):
-            shares[i] += (nearest(images, candidates)[1] < size).double().mean().item() / N_SPLITS
-    return float(shares[0]), float(shares[1])
+            shares[i] += (nearest(images, candidates)[1] < size).double().mean().item()
+    return float(shares[0] / N_SPLITS), float(shares[1] / N_SPLITS)
 
 
 def _placements(values: np.ndarray, is_synthetic: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
