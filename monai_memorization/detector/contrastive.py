@@ -3,23 +3,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from monai_memorization.detector.encoder import Encoder
+from monai_memorization.detector.encoder import Encoder, load_encoder, save_encoder
 from monai_memorization.detector.views import Views
 from monai_memorization.errors import InputError
-from monai_memorization.images.preparation import PreparedImages
+from monai_memorization.images.preparation import PreparedImages, choose_preparation, prepared_images
+from monai_memorization.images.sets import ImageSet
 from monai_memorization.progress import progress
+
+logger = logging.getLogger(__name__)
+
+N_STEPS = 1500
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -124,7 +133,11 @@ class ContrastiveTrainer(SupervisedTrainer):
 
 
 def train_encoder(
-    images: PreparedImages, n_steps: int = 1500, seed: int = 0, device: str | torch.device = "cpu", **settings: Any
+    images: PreparedImages,
+    n_steps: int = N_STEPS,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    **settings: Any,
 ) -> Encoder:
     """Train an encoder on a training set.
 
@@ -142,19 +155,75 @@ def train_encoder(
     with torch.random.fork_rng(devices), progress(n_steps, "train the encoder") as bar:
         torch.manual_seed(seed)
         channels, *image_size = images.pixels.shape[1:]
-        encoder = Encoder(image_size, channels)
-        epoch_length = min(100, n_steps)
-        trainer = ContrastiveTrainer(
-            device, math.ceil(n_steps / epoch_length), images, encoder, epoch_length, seed=seed, **settings
-        )
+        encoder = Encoder(image_size, channels, training_steps=n_steps, trained_on=_hash(images.images, seed))
+        trainer = ContrastiveTrainer(device, 1, images, encoder, n_steps, seed=seed, **settings)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: bar.update())
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED(once=min(10, n_steps)), _tell_duration, time.perf_counter()
+        )
         trainer.run()
     return encoder.cpu().eval()
+
+
+def obtain_encoder(
+    given: str | Path | None,
+    training: ImageSet,
+    folder: Path,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    skip_unreadable: bool = False,
+) -> Encoder:
+    """Load the given encoder, or the one that an earlier run left in ``folder``, or train one and keep it there.
+
+    Args:
+        given: weights of an encoder, or None.
+        training: the training set.
+        folder: where trained encoders are kept.
+        seed: of the training.
+        device: where to train.
+        skip_unreadable: train without the images that cannot be read.
+
+    Returns:
+        The encoder, in evaluation mode.
+
+    Raises:
+        InputError: if the given encoder cannot be loaded or is for images of other dimension than the training set's.
+    """
+    if given is not None:
+        encoder, preparation = load_encoder(given), choose_preparation(training)
+        if len(encoder.preparation.image_size) != len(preparation.image_size):
+            raise InputError(
+                f"encoder: {given} is for {len(encoder.preparation.image_size)}D images, the training set is "
+                f"{len(preparation.image_size)}D; train one on this set, or leave --encoder out"
+            )
+        return encoder
+    kept = folder / "model.pt"
+    if kept.is_file() and (encoder := load_encoder(kept)).trained_on == _hash(training, seed):
+        logger.info("using the encoder that an earlier run trained on these images: %s", kept)
+        return encoder
+    preparation = choose_preparation(training)
+    logger.info("no encoder given: training one on the %d training images", len(training))
+    images = prepared_images(training, preparation.image_size, preparation.channels, skip_unreadable=skip_unreadable)
+    encoder = train_encoder(images, seed=seed, device=device)
+    encoder.trained_on = _hash(training, seed)
+    save_encoder(encoder, kept)
+    return encoder
+
+
+def _tell_duration(engine: Engine, start: float) -> None:
+    seconds = (time.perf_counter() - start) / engine.state.iteration * (engine.state.epoch_length or 0)
+    logger.info(
+        "training the encoder takes about %s", f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+    )
+
+
+def _hash(images: ImageSet, seed: int) -> str:
+    """Hash the names, sizes and times of the files: an encoder is kept for one training set and seed."""
+    stats = [path.stat() for path in images.paths]
+    files = list(zip(images.image_ids, ((stat.st_size, stat.st_mtime_ns) for stat in stats), strict=True))
+    return hashlib.sha256(repr((seed, N_STEPS, files)).encode()).hexdigest()
 
 
 def _warm_cosine(step: int, n_steps: int) -> float:
     warm = max(1, n_steps // 20)
     return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / n_steps)))
-
-
-__all__ = ["ContrastiveTrainer", "nt_xent", "train_encoder"]

@@ -155,6 +155,16 @@ def jpeg(images: Tensor, quality: float) -> Tensor:
     return pressed.view(n, spatial[2], channels, *spatial[:2]).movedim(1, 4)
 
 
+def quantize(images: Tensor, levels: float) -> Tensor:
+    """Round intensities to so many ``levels``."""
+    return (images * (levels - 1)).round() / (levels - 1)
+
+
+def sharpen(images: Tensor, amount: Strength) -> Tensor:
+    """Add ``amount`` times what a blur by 2 % of the shorter side takes away, cut to [0, 1]."""
+    return (images + _spread(images, amount) * (images - blur(images, 0.02))).clamp(0, 1)
+
+
 def blend(images: Tensor, others: Tensor, share: Strength) -> Tensor:
     """Mix ``share`` of each image with the rest of another one, (B, C, *spatial)."""
     weight = _spread(images, share)

@@ -30,7 +30,11 @@ class Encoder(nn.Module):
         channels: number of channels of the images.
         embedding_size: length D of an embedding.
         widths: channels after each layer, each of which halves the sides.
+        training_steps: number of steps that it was trained for; None where that is not known.
+        trained_on: hash of the images that it was trained on.
     """
+
+    __jit_unused_properties__ = ("preparation",)  # leaves it out of torch.jit.script
 
     def __init__(
         self,
@@ -38,8 +42,12 @@ class Encoder(nn.Module):
         channels: int = 1,
         embedding_size: int = 128,
         widths: Sequence[int] = (32, 64, 128, 256),
+        training_steps: int | None = None,
+        trained_on: str | None = None,
     ) -> None:
         super().__init__()
+        self.training_steps = training_steps
+        self.trained_on = trained_on
         self.settings: dict[str, Any] = {
             "image_size": [int(side) for side in image_size],
             "channels": int(channels),
@@ -69,10 +77,12 @@ class Encoder(nn.Module):
 def save_encoder(encoder: Encoder, path: str | Path) -> None:
     """Write the weights to ``path`` as a plain state dict, and what rebuilds the encoder to the JSON file beside it."""
     path = Path(path)
-    content = io.BytesIO()
-    torch.save({name: value.detach().cpu() for name, value in encoder.state_dict().items()}, content)
-    write_bytes(path, content.getvalue())
-    write_text(path.with_suffix(".json"), json.dumps(encoder.settings | {"version": __version__}, indent=2) + "\n")
+    weights = io.BytesIO()
+    torch.save({name: value.detach().cpu() for name, value in encoder.state_dict().items()}, weights)
+    write_bytes(path, weights.getvalue())
+    training = {"training_steps": encoder.training_steps, "trained_on": encoder.trained_on}
+    content = encoder.settings | training | {"version": __version__}
+    write_text(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
 
 
 def load_encoder(path: str | Path) -> Encoder:

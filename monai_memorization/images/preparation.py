@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import numpy.typing as npt
 import pydicom
 import torch
-from monai.transforms import Resize, SpatialPad
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Resize, SpatialPad
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -100,6 +102,24 @@ class Preparation:
         return torch.as_tensor(SpatialPad(self.image_size)(resized)).clone().clamp(0, 1)
 
 
+class PrepareImaged(MapTransform):
+    """MONAI dictionary transform that puts the prepared image in the place of its path.
+
+    Args:
+        keys: which items hold paths.
+        image_size: as of :class:`Preparation`.
+        channels: as of :class:`Preparation`.
+    """
+
+    def __init__(self, keys: KeysCollection, image_size: Sequence[int], channels: int = 1) -> None:
+        super().__init__(keys)
+        self.preparation = Preparation(tuple(image_size), channels)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with prepared images, (C, *image_size) in [0, 1]."""
+        return dict(data) | {key: self.preparation(Path(data[key])) for key in self.key_iterator(data)}
+
+
 def scale_intensities(image: Tensor) -> Tensor:
     """Bring an image, (C, *spatial), to [0, 1] by its own 0.5 and 99.5 percentile, and cut off beyond them."""
     low, high = np.percentile(image.numpy(), PERCENTILES)
@@ -154,7 +174,11 @@ class PreparedImages(Dataset[dict[str, Tensor | str]]):
 
 
 def prepared_images(
-    source: str | Path | ImageSet, image_size: Sequence[int], channels: int = 1, role: str = "training"
+    source: str | Path | ImageSet,
+    image_size: Sequence[int],
+    channels: int = 1,
+    role: str = "training",
+    skip_unreadable: bool = False,
 ) -> PreparedImages:
     """Read a whole set into memory, prepared; for configs and for training.
 
@@ -163,6 +187,7 @@ def prepared_images(
         image_size: spatial size.
         channels: number of channels.
         role: the name of the argument, for messages.
+        skip_unreadable: leave out images that cannot be read.
 
     Returns:
         The data set.
@@ -173,9 +198,11 @@ def prepared_images(
     images = source if isinstance(source, ImageSet) else read_image_set(source, role)
     preparation = Preparation(tuple(image_size), channels)
     pixels = torch.empty(len(images), channels, *image_size, dtype=torch.float16)
-    for indices, batch in prepared_batches(images, preparation):
-        pixels[indices] = batch.half()
-    return PreparedImages(images, pixels)
+    read: list[int] = []
+    for indices, batch in prepared_batches(images, preparation, skip_unreadable=skip_unreadable):
+        pixels[len(read) : len(read) + len(batch)] = batch.half()
+        read += indices.tolist()
+    return PreparedImages(images.subset(read), pixels[: len(read)])
 
 
 @dataclass

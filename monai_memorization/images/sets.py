@@ -88,6 +88,12 @@ def read_image_set(source: str | Path, role: str) -> ImageSet:
     return _from_rows(readers[source.suffix.lower()](source, role), source, role)
 
 
+def data_list(source: str | Path, role: str) -> list[dict[str, str]]:
+    """Return a set as a MONAI data list, items ``{"image": path, "image_id": id}``; for configs."""
+    images = read_image_set(source, role)
+    return [{"image": str(path), "image_id": name} for name, path in zip(images.image_ids, images.paths, strict=True)]
+
+
 def check_disjoint(training: ImageSet, validation: ImageSet) -> None:
     """Refuse a validation set that shares patients with the training set: it would hide copies of them.
 

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from monai_memorization.auditing import audit
+from monai_memorization.errors import InputError
+from monai_memorization.images.sets import read_image_set, split, write_image_set
+from monai_memorization.reporting.sentences import verdict_sentence
+from monai_memorization.version import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, or 2 for bad input, with one line on standard error."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("ignite").setLevel(logging.WARNING)
+    options = vars(parser().parse_args(arguments))
+    command = options.pop("command")
+    try:
+        command(**options)
+    except InputError as error:
+        print(f"monai-memorization: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; the options of `audit` are the arguments of `auditing.audit`."""
+    main_parser = _Parser("monai-memorization", description="Audit synthetic medical images for copies of patients.")
+    main_parser.add_argument("--version", action="version", version=__version__)
+    commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="train, sample and audit on a virtual brain-MR cohort, about 10 minutes")
+    demo.add_argument("--output-dir", type=Path, default=Path("demo_output"), help="folder for the results")
+    demo.set_defaults(command=_demo)
+
+    divide = commands.add_parser("split", help="divide images by patient into a training and a validation set")
+    divide.add_argument("images", type=Path, help="folder, CSV or MONAI data list")
+    divide.add_argument("--output-dir", type=Path, required=True, help="folder for training.csv and validation.csv")
+    divide.add_argument("--share", type=float, default=0.2, help="share of the patients for validation (default: 0.2)")
+    divide.add_argument("--seed", type=int, default=0, help="of the random order (default: 0)")
+    divide.set_defaults(command=_split)
+
+    auditor = commands.add_parser("audit", help="find copies of training images among synthetic images")
+    for role, text in _ROLES.items():
+        auditor.add_argument(f"--{role}", type=Path, required=role != "validation", help=text)
+    auditor.add_argument("--output-dir", type=Path, required=True, help="folder for the report")
+    auditor.add_argument("--encoder", type=Path, help="weights (.pt); without it an encoder is trained first and kept")
+    auditor.add_argument(
+        "--reconstructed-validation", type=Path, help="the validation images through the generator's autoencoder"
+    )
+    auditor.add_argument("--alpha", type=float, default=0.05, help="level of the copy candidates (default: 0.05)")
+    auditor.add_argument("--q", type=float, default=0.05, help="level of the FDR list (default: 0.05)")
+    auditor.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    auditor.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
+    auditor.add_argument("--gallery", action="store_true", help="write gallery.html, which shows patient images")
+    auditor.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
+    auditor.set_defaults(command=_audit)
+    return main_parser
+
+
+_ROLES = {
+    "training": "images that the generator was trained on: folder, CSV or MONAI data list",
+    "validation": "images of other patients from the same source, seen by neither generator nor encoder",
+    "synthetic": "images drawn from the generator",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong on one line, without the usage text."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help shows the options\n")
+
+
+def _demo(output_dir: Path) -> None:
+    from monai_memorization.demo import run_demo  # needs the extra `demo`, which the other commands do without
+
+    run_demo(output_dir)
+
+
+def _split(images: Path, output_dir: Path, share: float, seed: int) -> None:
+    sides = split(read_image_set(images, "images"), share, seed)
+    for side in sides:
+        write_image_set(side, output_dir / f"{side.role}.csv")
+        print(f"{output_dir / side.role}.csv: {len(side)} images of {side.n_patients} patients")
+    if not sides[0].has_patients:
+        print("Patients are not known, so images of one patient may be on both sides; list them in a CSV if you can.")
+
+
+def _audit(output_dir: Path, **options: Any) -> None:
+    report = audit(output_dir=output_dir, **options)
+    print(verdict_sentence(report))
+    print(f"Report: {output_dir / 'report.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
