@@ -23,7 +23,7 @@ from monai_memorization.statistics.conformal import (
 from monai_memorization.statistics.paper_protocol import share_drawn
 
 # Equally likely values that stand for a distribution of false-alarm rates; pairing those of several labels needs more.
-N_RATES, N_RATES_BY_LABEL = 1000, 20_000
+N_RATES, N_RATES_BY_LABEL = 500, 20_000
 
 
 @dataclass(frozen=True)

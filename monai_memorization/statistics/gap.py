@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from scipy.stats import norm, rankdata
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -72,7 +71,9 @@ def gap_auc(validation: Tensor, synthetic: Tensor, validation_patients: Sequence
     values = [s.double().cpu().numpy()[r] for s, r in zip((validation, synthetic), rows, strict=True)]
     is_synthetic = np.repeat([False, True], [len(r) for r in rows])
     groups = np.concatenate([patients, n_patients + np.arange(n_synthetic)])
-    placements = _placements(np.concatenate(values), is_synthetic, groups, seed)
+    # each set is dealt evenly to the folds, all images of a patient to one
+    fold = np.concatenate([rng.permutation(n) % N_FOLDS for n in (n_patients, n_synthetic)])[groups]
+    placements = _placements(np.concatenate(values), is_synthetic, fold)
     auc, variance = _clustered_auc(placements, is_synthetic, groups)
     half = float(norm.ppf(0.975)) * (variance * (1 + N_FOLDS / (N_FOLDS - 1))) ** 0.5
     return Gap(auc, (max(0.0, auc - half), min(1.0, auc + half)))
@@ -125,14 +126,13 @@ def nearest_in_training(
     return float(shares[0] / N_SPLITS), float(shares[1] / N_SPLITS)
 
 
-def _placements(values: np.ndarray, is_synthetic: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+def _placements(values: np.ndarray, is_synthetic: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """For each image, out of fold: share of the other set's images in its fold that it is ordered right against."""
-    folds = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
     placements = np.full(len(values), np.nan)
-    for train, test in folds.split(values, is_synthetic, groups):
+    for test in (fold == i for i in range(N_FOLDS)):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000))
-        features = np.hstack([values, np.square(values - values[train].mean(axis=0))])
-        scores = model.fit(features[train], is_synthetic[train]).decision_function(features[test])
+        features = np.hstack([values, np.square(values - values[~test].mean(axis=0))])
+        scores = model.fit(features[~test], is_synthetic[~test]).decision_function(features[test])
         placements[test] = _share_ordered_right(scores, is_synthetic[test])
     return placements
 
