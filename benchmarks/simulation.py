@@ -33,7 +33,12 @@ from monai_memorization.statistics.conformal import (
     stratify,
     threshold,
 )
-from monai_memorization.statistics.counts import copy_rate_interval, measure_calibrated
+from monai_memorization.statistics.counts import (
+    copy_rate_interval,
+    false_alarm_rate_interval,
+    mean_alpha_attained,
+    measure_calibrated,
+)
 from monai_memorization.statistics.gap import gap_auc
 from monai_memorization.statistics.paper_protocol import measure_paper_protocol
 
@@ -85,7 +90,14 @@ def all_cells() -> list[Cell]:
     patients = [p for p in patients if p[1] == 1 or p[0] in (20, 58, 100)]
     similarity = [Cell("similarity", *p, ratio=20, copy_share=c) for p in patients for c in (0.0, 0.15)]
     gap = [Cell("gap", 60), Cell("gap", 60, ratio=5), Cell("gap", 60, 3, 0.7)]
-    return honest + planted + weak + similarity + gap
+    # small sets against many patients, where an FDR list can be short
+    fdr = [Cell("audit", 400, ratio=r, copy_share=c) for r, c in ((0.1, 0.0), (0.5, 0.0), (0.5, 0.05), (0.5, 0.15))]
+    labels = [
+        Cell("labels", p, *s, ratio=5, copy_share=c)
+        for p, s in ((40, ()), (120, ()), (40, (3, 0.5)))
+        for c in (0, 0.15)
+    ]
+    return honest + planted + weak + fdr + similarity + labels + gap
 
 
 def draw_validation(cell: Cell, size: int, generator: Generator) -> Tensor:
@@ -152,6 +164,7 @@ def audit(cell: Cell, generator: Generator) -> dict[str, float]:
         }
         if found.n_mem_total_bound is not None:
             row["total_bound_over_truth"] = found.n_mem_total_bound / N_MEMORIZED
+            row["total_bound_holds"] = float(found.n_mem_total_bound <= N_MEMORIZED)
     return row
 
 
@@ -179,6 +192,35 @@ def audit_similarities(cell: Cell, generator: Generator) -> dict[str, float]:
         "bootstrap_excess": float(boot_low > 0),
         "bootstrap_covered": float(boot_low <= share <= boot_high),
         "bootstrap_width": boot_high - boot_low,
+    }
+
+
+def audit_labels(cell: Cell, generator: Generator) -> dict[str, float]:
+    """Two labels, b with half the patients of a and similarities higher by one, p-values within label and without."""
+    half = Cell(cell.study, cell.n_patients // 2, cell.images_per_patient, cell.correlation)
+    validation = torch.cat([draw_validation(c, 1, generator)[:, 0].double() + (c is half) for c in (cell, half)])
+    patients = [f"a{p}" for p in cell.patients] + [f"b{p}" for p in half.patients]
+    of_validation = ["a"] * cell.n_validation + ["b"] * half.n_validation
+    of_synthetic = ["a", "b"] * (cell.n_synthetic // 2)
+    n_synthetic = len(of_synthetic)
+    synthetic = torch.randn(n_synthetic, generator=generator).double() + (torch.arange(n_synthetic) % 2)
+    n_copies = round(cell.copy_share * n_synthetic)
+    synthetic[:n_copies] = 100.0
+    strata = stratify(patients, n_synthetic, of_validation, of_synthetic)
+    levels = [threshold(validation[s.validation], ALPHA, s.n_patients) for s in strata]
+    by_label = [float(norm.sf(level - shift)) for shift, level in enumerate(levels)]
+    pooled = threshold(validation, ALPHA, sum(s.n_patients for s in strata))
+    alarm_low, alarm_high = false_alarm_rate_interval(ALPHA, strata)
+    flags = flag(validation, synthetic, strata, alpha=ALPHA, q=Q)
+    low, high = copy_rate_interval(int(flags.copy_candidate.sum()), n_synthetic, ALPHA, strata)
+    return {
+        "false_alarm_rate": sum(by_label) / 2,
+        "attained": mean_alpha_attained(ALPHA, strata),
+        "false_alarm_rate_covered": float(alarm_low <= sum(by_label) / 2 <= alarm_high),
+        "excess": float(low > 0),
+        "copy_rate_covered": float(low <= n_copies / n_synthetic <= high),
+        "pooled_false_alarm_rate_a": float(norm.sf(pooled)),
+        "pooled_false_alarm_rate_b": float(norm.sf(pooled - 1)),
     }
 
 
@@ -211,6 +253,7 @@ def audit_gap(cell: Cell, generator: Generator) -> dict[str, float]:
 STUDIES: dict[str, Callable[[Cell, Generator], dict[str, float]]] = {
     "audit": audit,
     "similarity": audit_similarities,
+    "labels": audit_labels,
     "gap": audit_gap,
 }
 
@@ -318,6 +361,7 @@ TABLES: dict[str, tuple[Callable[[dict], bool], list[str]]] = {
             "mem_rate_error",
             "total_bound_given",
             "total_bound_over_truth",
+            "total_bound_holds",
             "paper_copy_rate",
             "paper_mem_rate",
         ],
@@ -335,6 +379,18 @@ TABLES: dict[str, tuple[Callable[[dict], bool], list[str]]] = {
             "bootstrap_covered",
             "copy_rate_width",
             "bootstrap_width",
+        ],
+    ),
+    "p-values within label": (
+        lambda c: c["study"] == "labels",
+        [
+            "false_alarm_rate",
+            "attained",
+            "false_alarm_rate_covered",
+            "excess",
+            "copy_rate_covered",
+            "pooled_false_alarm_rate_a",
+            "pooled_false_alarm_rate_b",
         ],
     ),
     "Gap between alike sets": (lambda c: c["study"] == "gap", ["gap_auc", "gap_auc_covered", "gap_auc_width"]),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, betabinom, false_discovery_control
+from scipy.stats import beta, betabinom, false_discovery_control, norm
 
 from monai_memorization.errors import InputError
 from monai_memorization.statistics.conformal import (
@@ -158,6 +158,19 @@ def test_false_alarm_rate_interval_holds_the_mass_of_the_order_statistic(alpha, 
     assert beta.cdf(low, rank, n_patients + 1 - rank) == pytest.approx(0.025)
     assert beta.sf(high, rank, n_patients + 1 - rank) == pytest.approx(0.025)
     assert low < alpha_attained(alpha, n_patients) < high
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("n_patients", [20, 58])
+def test_false_alarm_rate_interval_holds_with_several_images_per_patient(n_patients, correlation):
+    generator, n_replicates = torch.Generator().manual_seed(7), 400
+    low, high = false_alarm_rate_ci(0.05, n_patients, 3 * n_patients)
+    # a(x) is standard normal, so the rate of each threshold is known
+    rates = norm.sf(
+        [threshold(exchangeable(n_patients, 3, correlation, generator), 0.05, n_patients) for _ in range(n_replicates)]
+    )
+    covered = ((low <= rates) & (rates <= high)).mean()
+    assert covered >= 0.93 - 3 * (0.93 * 0.07 / n_replicates) ** 0.5
 
 
 @settings(max_examples=100, deadline=None)

@@ -176,8 +176,8 @@ def test_interval_of_mixed_labels_equals_sampling():
     rates = 0.75 * torch.distributions.Beta(1.0, 30.0).sample((200_000,)) + 0.25 * torch.distributions.Beta(
         3.0, 68.0
     ).sample((200_000,))
-    assert float((rates < low).double().mean()) == pytest.approx(0.025, abs=0.002)
-    assert float((rates > high).double().mean()) == pytest.approx(0.025, abs=0.002)
+    assert float((rates < low).double().mean()) == pytest.approx(0.025, abs=0.004)
+    assert float((rates > high).double().mean()) == pytest.approx(0.025, abs=0.004)
 
 
 @pytest.mark.parametrize(("recall", "rate"), [(None, None), (0.04, None), (1.0, 0.2), (0.525, 0.4), (0.1, 1.0)])

@@ -254,13 +254,35 @@ def alpha_attained(alpha: float, n_patients: int, n_validation: int | None = Non
     return attained_rank(alpha, n_patients, n_validation) / (n_patients + 1)
 
 
+def false_alarm_shapes(
+    alpha: float, n_patients: int, n_validation: int | None = None
+) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Parameters of the Beta distribution of the false-alarm rate over validation sets, at the two extremes.
+
+    Vovk 2012, "Conditional validity of inductive conformal predictors": the level of an order statistic. With the
+    images of a patient alike it is Beta(r, P + 1 - r), r = `attained_rank`; with all images independent
+    Beta(c + 1, n_V - c), c = `largest_count`. With one image per patient both are Beta(k, P + 1 - k).
+
+    Args:
+        alpha: level in (0, 1).
+        n_patients: P.
+        n_validation: n_V; P where left out.
+
+    Returns:
+        Parameters for alike and for independent images; None where no image can be flagged.
+    """
+    images = n_patients if n_validation is None else n_validation
+    count, rank = largest_count(alpha, images, n_patients), attained_rank(alpha, n_patients, images)
+    return ((rank, n_patients + 1 - rank), (count + 1, images - count)) if count >= 0 else None
+
+
 def false_alarm_rate_ci(
     alpha: float, n_patients: int, n_validation: int | None = None, level: float = 0.95
 ) -> tuple[float, float]:
-    """Central interval of the false-alarm rate that the validation set at hand gives: Beta(r, P + 1 - r).
+    """Central interval of the false-alarm rate that the validation set at hand gives: Beta(k, P + 1 - k).
 
-    Vovk 2012, "Conditional validity of inductive conformal predictors". The rate varies between validation sets around
-    `alpha_attained`. Exact for one image per patient (r = k); wider than needed where a patient's images differ.
+    With several images per patient the truth lies between the two distributions of `false_alarm_shapes`; the interval
+    holds the ends of both, and is wider than needed.
 
     Args:
         alpha: level in (0, 1).
@@ -271,11 +293,11 @@ def false_alarm_rate_ci(
     Returns:
         Low and high end; (0, 0) where no image can be flagged.
     """
-    rank = attained_rank(alpha, n_patients, n_validation)
-    if rank == 0:
+    shapes = false_alarm_shapes(alpha, n_patients, n_validation)
+    if shapes is None:
         return 0.0, 0.0
-    low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], rank, n_patients + 1 - rank)
-    return float(low), float(high)
+    low, high = zip(*(beta.ppf([(1 - level) / 2, (1 + level) / 2], *shape) for shape in shapes), strict=True)
+    return float(min(low)), float(max(high))
 
 
 def benjamini_hochberg(p_values: Tensor, q: float) -> Tensor:

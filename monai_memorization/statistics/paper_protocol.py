@@ -75,7 +75,8 @@ def mem_null_rate(n_validation: int, n_synthetic: int, percentile: float = 95.0)
 
     5 % at equal sizes, 18.5 % for 904 against 226, 92 % for 10,000 against 200. It takes the similarities of a training
     image to its nearest neighbours in disjoint groups of n_V images as independent; they share the training image and
-    are positively dependent, so above ratio 1 the formula is an upper bound, and below ratio 1 a lower one.
+    are positively dependent, so above ratio 1 the formula errs upwards, and below ratio 1 downwards. The error of tau
+    itself works the other way: it raises the true share, by a tenth at n_T = 200 (docs/method.md).
 
     Args:
         n_validation: n_V.
