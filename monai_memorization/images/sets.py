@@ -63,9 +63,9 @@ class ImageSet:
 def read_image_set(source: str | Path, role: str) -> ImageSet:
     """List the images of a folder, a CSV file or a MONAI data list.
 
-    A folder is searched recursively. A CSV has the column ``image`` and optionally ``patient_id`` and ``label``; a data
-    list (JSON) has the same keys and is read at its section ``role`` or at its only one. Paths are relative to the
-    file that holds them.
+    A folder is searched recursively, but for links to folders, which may form a loop. A CSV has the column ``image``
+    and optionally ``patient_id`` and ``label``; a data list (JSON) has the same keys and is read at its section
+    ``role`` or at its only one. Paths are relative to the file that holds them.
 
     Args:
         source: folder, ``.csv`` or ``.json`` file.
@@ -124,8 +124,8 @@ def split(images: ImageSet, share: float = 0.2, seed: int = 0) -> tuple[ImageSet
         InputError: if ``share`` is not in (0, 1) or one side would be empty.
     """
     patients = sorted(set(images.patient_ids))
-    n_validation = round(share * len(patients))
-    if not 0 < share < 1 or not 0 < n_validation < len(patients):
+    n_validation = round(share * len(patients)) if 0 < share < 1 else 0
+    if not 0 < n_validation < len(patients):
         raise InputError(f"share: {share} of {len(patients)} patients leaves one side empty; give a share in (0, 1)")
     order = torch.randperm(len(patients), generator=torch.Generator().manual_seed(seed)).tolist()
     validation_patients = {patients[i] for i in order[:n_validation]}
@@ -149,7 +149,7 @@ def write_image_set(images: ImageSet, path: Path) -> None:
 def _from_folder(folder: Path, role: str) -> ImageSet:
     found = [
         Path(parent, name)
-        for parent, _, names in os.walk(folder)  # does not follow links to folders, which may form a loop
+        for parent, _, names in os.walk(folder, onerror=_refuse)
         for name in names
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     ]
@@ -159,6 +159,10 @@ def _from_folder(folder: Path, role: str) -> ImageSet:
     return ImageSet(role, tuple(ids), tuple(folder / name for name in ids), tuple(ids), None, False)
 
 
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be searched ({error.strerror}); its images would go unseen") from None
+
+
 def _csv_rows(source: Path, role: str) -> list[dict[str, Any]]:
     try:
         table = pd.read_csv(source, dtype=str, keep_default_na=False)
@@ -166,13 +170,13 @@ def _csv_rows(source: Path, role: str) -> list[dict[str, Any]]:
         raise InputError(
             f"{role}: {source} cannot be read as CSV ({error}); save it as UTF-8, comma separated"
         ) from None
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+    return [{str(key).strip(): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def _data_list_rows(source: Path, role: str) -> list[Any]:
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        content = json.loads(source.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{role}: {source} cannot be read as JSON ({error})") from None
     if isinstance(content, dict):
         lists = {key: value for key, value in content.items() if isinstance(value, list)}
@@ -205,7 +209,7 @@ def _value(entry: Mapping[str, Any], key: str, source: Path, role: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str | int) or str(value).strip() == "":
         raise InputError(f"{role}: an entry of {source} has no {key!r}; it has {dict(entry)}")
-    return str(value).replace("\\", "/") if key == "image" else str(value)
+    return str(value).replace("\\", "/") if key == "image" else str(value).strip()
 
 
 def _check_files(ids: Sequence[str], paths: Sequence[Path], source: Path, role: str) -> None:

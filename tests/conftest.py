@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from made_up_images import smooth_images, write_folder
+
+from monai_memorization.detector.contrastive import train_encoder
+from monai_memorization.detector.encoder import Encoder, load_encoder, save_encoder
+from monai_memorization.images.preparation import prepared_images
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real data sets, which are not part of the repository."""
+    folder = os.environ.get("MONAI_MEMORIZATION_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MONAI_MEMORIZATION_DATA does not name the folder of the real data sets")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def training_folder(tmp_path_factory) -> Path:
+    """Forty different 32x32 images, as PNG; read only."""
+    return write_folder(smooth_images(40, seed=1), tmp_path_factory.mktemp("forty") / "training", "train")
+
+
+@pytest.fixture(scope="session")
+def encoder_file(training_folder, tmp_path_factory) -> Path:
+    """Weights of a small encoder, trained for some steps on the forty images."""
+    encoder = train_encoder(prepared_images(training_folder, (32, 32)), n_steps=100, batch_size=40)
+    path = tmp_path_factory.mktemp("encoder") / "model.pt"
+    save_encoder(encoder, path)
+    return path
+
+
+@pytest.fixture
+def encoder(encoder_file) -> Encoder:
+    """The small encoder, a fresh copy for each test."""
+    return load_encoder(encoder_file)

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image sets: the same set in three forms, every bad input named, and splits that keep patients whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from monai_memorization.errors import InputError
+from monai_memorization.images.sets import (
+    SUFFIXES,
+    ImageSet,
+    check_disjoint,
+    data_list,
+    read_image_set,
+    split,
+    write_image_set,
+)
+
+NAMES = ("images/a.png", "images/b.png", "images/deep/c.nii.gz")
+ROWS = [
+    {"image": name, "patient_id": patient, "label": label}
+    for name, patient, label in zip(NAMES, ("007", "8", "8"), ("normal", "ill", "ill"), strict=True)
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files of ROWS; nothing reads what is in them here."""
+    for name in NAMES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"not read")
+    return tmp_path
+
+
+def write_csv(folder: Path, text: str, name: str = "list.csv") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(folder: Path, content: object) -> Path:
+    path = folder / "list.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def as_csv(rows: list[dict[str, str]]) -> str:
+    return "\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)])
+
+
+def made_up_set(patients: list[str]) -> ImageSet:
+    names = tuple(f"{i}.png" for i in range(len(patients)))
+    return ImageSet("training", names, tuple(Path(name) for name in names), tuple(patients), None, True)
+
+
+def test_csv_and_data_list_give_the_same_set(folder):
+    from_csv = read_image_set(write_csv(folder, as_csv(ROWS)), "training")
+    from_list = read_image_set(write_json(folder, {"training": ROWS}), "training")
+
+    assert from_csv == from_list
+    assert from_csv.image_ids == NAMES
+    assert from_csv.paths == tuple(folder / name for name in NAMES)
+    assert from_csv.patient_ids == ("007", "8", "8")
+    assert from_csv.labels == ("normal", "ill", "ill")
+    assert from_csv.has_patients
+    assert (len(from_csv), from_csv.n_patients) == (3, 2)
+
+
+def test_folder_is_searched_through_and_every_image_is_its_own_patient(folder):
+    images = read_image_set(folder, "synthetic")
+
+    assert images.image_ids == NAMES
+    assert images.patient_ids == NAMES
+    assert images.paths == tuple(folder / name for name in NAMES)
+    assert (images.role, images.labels, images.has_patients) == ("synthetic", None, False)
+
+
+def test_folder_skips_hidden_and_other_files_and_keeps_all_known_suffixes(tmp_path):
+    for name in [*(f"x{suffix.upper()}" for suffix in SUFFIXES), ".hidden.png", "notes.txt", "list.csv"]:
+        (tmp_path / name).touch()
+
+    assert set(read_image_set(tmp_path, "training").image_ids) == {f"x{suffix.upper()}" for suffix in SUFFIXES}
+
+
+def test_link_to_a_folder_above_does_not_run_forever(folder):
+    (folder / "images" / "loop").symlink_to(folder, target_is_directory=True)
+
+    assert read_image_set(folder, "training").image_ids == NAMES
+
+
+def test_link_to_an_image_is_an_image(folder, tmp_path_factory):
+    links = tmp_path_factory.mktemp("links")
+    (links / "a.png").symlink_to(folder / NAMES[0])
+
+    assert read_image_set(links, "training").image_ids == ("a.png",)
+
+
+def test_data_list_is_read_at_the_section_of_the_role(folder):
+    path = write_json(folder, {"training": ROWS[:1], "validation": ROWS[1:], "name": "a data set"})
+
+    assert read_image_set(path, "training").image_ids == NAMES[:1]
+    assert read_image_set(path, "validation").image_ids == NAMES[1:]
+
+
+@pytest.mark.parametrize("content", [{"cohort": ROWS}, ROWS, [row["image"] for row in ROWS], {"x": list(NAMES)}])
+def test_data_list_with_one_section_is_read_there(folder, content):
+    assert read_image_set(write_json(folder, content), "synthetic").image_ids == NAMES
+
+
+def test_data_list_for_configs_holds_paths_and_ids(folder):
+    items = data_list(write_csv(folder, as_csv(ROWS)), "images")
+
+    assert items == [{"image": str(folder / name), "image_id": name} for name in NAMES]
+
+
+def test_names_of_windows_get_forward_slashes(folder):
+    assert read_image_set(write_csv(folder, "image\nimages\\a.png\n"), "training").image_ids == ("images/a.png",)
+
+
+def test_patient_called_na_is_a_patient(folder):
+    images = read_image_set(write_csv(folder, "image,patient_id\nimages/a.png,NA\nimages/b.png,nan\n"), "training")
+
+    assert images.patient_ids == ("NA", "nan")
+
+
+def test_csv_with_a_byte_order_mark_is_read(folder):
+    path = folder / "list.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + as_csv(ROWS).encode())
+
+    assert read_image_set(path, "training").image_ids == NAMES
+
+
+def test_spaces_around_names_and_patients_do_not_hide_them(folder):
+    images = read_image_set(write_csv(folder, "image, patient_id\nimages/a.png, 7\nimages/b.png,7 \n"), "training")
+
+    assert images.patient_ids == ("7", "7")
+    assert images.has_patients
+
+
+def test_folder_that_cannot_be_searched_is_named(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse_deep(path):  # the superuser, who runs many a test, may search everything
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_deep)
+
+    with pytest.raises(InputError, match=r"images/deep: cannot be searched \(Permission denied\)"):
+        read_image_set(folder, "training")
+
+
+def test_absolute_path_in_a_csv_is_taken_as_it_is(folder, tmp_path_factory):
+    elsewhere = write_csv(tmp_path_factory.mktemp("elsewhere"), f"image\n{folder / NAMES[0]}\n")
+
+    assert read_image_set(elsewhere, "training").paths == (folder / NAMES[0],)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image\nimages/a.png\nimages/a.png\n", r"list\.csv lists 1 image more than once \(images/a\.png\)"),
+        ("image\nimages/a.png\nimages\\a.png\n", r"more than once \(images/a\.png\)"),
+        ("image\nimages/gone.png\n", r"1 image of .*list\.csv missing \(images/gone\.png\)"),
+        ("image\n1.png\n2.png\n3.png\n4.png\n", r"4 images of .* missing \(1\.png, 2\.png, 3\.png, \.\.\.\)"),
+        ("image,patient_id\nimages/a.png,7\nimages/b.png, \n", r"list\.csv has no 'patient_id'.*images/b\.png"),
+        ("image,label\nimages/a.png,\n", r"list\.csv has no 'label'.*images/a\.png"),
+        ("picture\nimages/a.png\n", r"list\.csv has no 'image'; it has .*picture"),
+        ("image\n", r"list\.csv lists no image"),
+        ("", r"list\.csv cannot be read as CSV \(No columns"),
+        ("image,patient_id\nimages/a.png,1\nimages/b.png,2,3,4\n", r"list\.csv cannot be read as CSV .*line 3"),
+    ],
+)
+def test_bad_csv_is_named_with_what_is_wrong(folder, text, message):
+    with pytest.raises(InputError, match=f"^validation: .*{message}"):
+        read_image_set(write_csv(folder, text), "validation")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_csv_of_another_encoding_is_named(folder, encoding):
+    path = folder / "list.csv"
+    path.write_bytes("image,patient_id\nimages/a.png,Müller\n".encode(encoding))
+
+    with pytest.raises(InputError, match=r"training: .*list\.csv cannot be read as CSV .*save it as UTF-8"):
+        read_image_set(path, "training")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": ROWS, "b": ROWS}, r"list\.json has no section 'training'; its lists are \['a', 'b'\]"),
+        ({"name": "x"}, r"list\.json has no section 'training'; its lists are \[\]"),
+        ({"training": []}, r"list\.json lists no image"),
+        (7, r"list\.json holds no list"),
+        ([{"label": "x"}], r"an entry of .*list\.json has no 'image'; it has \{'label': 'x'\}"),
+        ([None], r"an entry of .*list\.json has no 'image'"),
+        ([{"image": ["images/a.png"]}], r"list\.json has no 'image'; it has .*\['images/a\.png'\]"),
+        ([ROWS[0], {"image": NAMES[1]}], r"list\.json has no 'patient_id'; it has .*images/b\.png"),
+    ],
+)
+def test_bad_data_list_is_named_with_what_is_wrong(folder, content, message):
+    with pytest.raises(InputError, match=f"^training: .*{message}"):
+        read_image_set(write_json(folder, content), "training")
+
+
+@pytest.mark.parametrize("content", [b"{'training': []}", b"\xff\xfe{", b"[" * 100_000])
+def test_file_that_is_no_json_is_named(folder, content):
+    path = folder / "list.json"
+    path.write_bytes(content)
+
+    with pytest.raises(InputError, match=r"training: .*list\.json cannot be read as JSON"):
+        read_image_set(path, "training")
+
+
+def test_empty_folder_is_named_with_what_was_looked_for(tmp_path):
+    with pytest.raises(InputError, match=rf"synthetic: no image in {re.escape(str(tmp_path))}; looked for \.nii\.gz"):
+        read_image_set(tmp_path, "synthetic")
+
+
+def test_missing_source_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"synthetic: .*nowhere does not exist; give a folder"):
+        read_image_set(tmp_path / "nowhere", "synthetic")
+
+
+def test_source_of_another_kind_is_named(folder):
+    with pytest.raises(InputError, match=r"training: .*list\.xlsx is neither a folder, a CSV nor"):
+        read_image_set(write_csv(folder, "", "list.xlsx"), "training")
+
+
+def test_shared_patients_are_named():
+    with pytest.raises(InputError, match=r"validation: 2 patients also in the training set \(b, c\)"):
+        check_disjoint(made_up_set(["a", "b", "c"]), made_up_set(["c", "d", "b"]))
+
+
+def test_sets_without_patients_share_none(folder):
+    images = read_image_set(folder, "training")
+
+    check_disjoint(images, images)
+
+
+def test_subset_keeps_what_belongs_together(folder):
+    images = read_image_set(write_csv(folder, as_csv(ROWS)), "training").subset([2, 0])
+
+    assert images.image_ids == (NAMES[2], NAMES[0])
+    assert images.paths == (folder / NAMES[2], folder / NAMES[0])
+    assert images.patient_ids == ("8", "007")
+    assert images.labels == ("ill", "normal")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    patients=st.lists(st.sampled_from("abcdefghijkl"), min_size=2, max_size=40),
+    share=st.floats(0.05, 0.95),
+    seed=st.integers(0, 2**20),
+)
+def test_split_keeps_patients_whole_and_loses_nothing(patients, share, seed):
+    images = made_up_set(patients)
+    n_validation = round(share * images.n_patients)
+    assume(0 < n_validation < images.n_patients)
+
+    training, validation = split(images, share, seed)
+
+    check_disjoint(training, validation)
+    assert validation.n_patients == n_validation
+    assert sorted(training.image_ids + validation.image_ids) == sorted(images.image_ids)
+    assert (training.role, validation.role) == ("training", "validation")
+    assert split(images, share, seed) == (training, validation)
+
+
+def test_split_does_not_depend_on_the_order_of_the_images():
+    images = made_up_set(list("aabbccddeeff"))
+    reversed_images = images.subset(reversed(range(len(images))))
+
+    assert set(split(images, 0.5, 3)[1].image_ids) == set(split(reversed_images, 0.5, 3)[1].image_ids)
+
+
+def test_other_seed_gives_another_split():
+    images = made_up_set([str(i) for i in range(50)])
+
+    assert len({split(images, 0.2, seed)[1].patient_ids for seed in range(10)}) == 10
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.2, 1.5, 0.1, float("nan")])
+def test_share_that_leaves_one_side_empty_is_refused(share):
+    with pytest.raises(InputError, match=rf"share: {share} of 4 patients"):
+        split(made_up_set(list("abcd")), share)
+
+
+@pytest.mark.parametrize("target", ["list.csv", "sub/folder/list.csv", "../elsewhere/list.csv"])
+def test_written_set_is_read_back(folder, target):
+    images = read_image_set(write_csv(folder, as_csv(ROWS)), "training")
+    path = folder / target
+
+    write_image_set(images, path)
+    again = read_image_set(path, "training")
+
+    assert [file.resolve() for file in again.paths] == [file.resolve() for file in images.paths]
+    assert (again.patient_ids, again.labels, again.has_patients) == (images.patient_ids, images.labels, True)
+
+
+def test_written_set_without_patients_stays_without(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("out") / "list.csv"
+
+    write_image_set(read_image_set(folder, "training"), path)
+
+    assert path.read_text().splitlines()[0] == "image"
+    assert not read_image_set(path, "training").has_patients
+
+
+def test_awkward_names_survive_writing_and_reading(tmp_path):
+    names = ['a,b "c".png', "ä ö.png", "#1.png", " space.png"]
+    for name in names:
+        (tmp_path / name).touch()
+
+    write_image_set(read_image_set(tmp_path, "training"), tmp_path / "list.csv")
+
+    assert sorted(read_image_set(tmp_path / "list.csv", "training").image_ids) == sorted(names)
