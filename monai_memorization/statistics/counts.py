@@ -193,7 +193,7 @@ def copy_rate_interval(
     P((f - A) / (1 - A) <= c) is the mean over A of P(f <= c + (1 - c) A).
 
     It takes the place of the percentile bootstrap of design section 3.2, in which every draw reuses the same few
-    largest a(v): with 20 patients that found copies in 24 % of honest audits (docs/method.md).
+    largest a(v): with 20 patients that found copies in 23 % of honest audits (docs/method.md).
 
     Args:
         n_copies: x, copy candidates.
