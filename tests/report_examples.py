@@ -11,16 +11,14 @@ import numpy as np
 
 HOSTILE = """<script>document.title = "owned"</script>"><img src=x onerror="document.title='owned'">'&"""
 FAMILIES = {
-    "identity": (True, 1),
-    "flip": (True, 1),
-    "rotation": (True, 4),
-    "gamma": (True, 4),
-    "blur": (True, 4),
-    "noise": (True, 4),
-    "autoencoder_reconstruction": (False, 1),
-    "elastic": (False, 4),
-    "jpeg": (False, 4),
-    "partial_copy": (False, 4),
+    "identity": (True, True, (0,)),
+    "flip": (True, True, (0, 1)),
+    "rotation": (True, True, (3, 5, 10, 20)),
+    "gamma": (True, True, (0.5, 0.75, 1.25, 1.5)),
+    "blur": (True, True, (0.01, 0.02, 0.03, 0.04)),
+    "elastic": (False, True, (0.01, 0.02, 0.03, 0.05)),
+    "jpeg": (False, True, (95, 70, 40, 10)),
+    "splice": (False, False, (0.5, 0.25)),
 }
 
 
@@ -40,6 +38,7 @@ def few_patients() -> dict[str, Any]:
     report["calibrated"] |= dict.fromkeys(("threshold", "copy_rate", "copy_rate_ci", "copy_rate_at_power", "mem_rate"))
     report["calibrated"] |= {"alpha_attained": 0.0, "false_alarm_rate_ci": None, "n_copies": 0, "flagged_rate": 0.0}
     report["calibrated"] |= {"expected_false_copies": 0.0, "n_mem": 0, "n_mem_expected_false": 0.0, "n_mem_patients": 0}
+    report["calibrated"] |= {"n_near_identical": 0, "n_mem_total_bound": None}
     report["calibrated"]["fdr"] |= {"n_copies": 0, "n_mem": 0, "n_mem_expected_false": 0.0}
     report["verdict"] = {"status": "inconclusive", "reasons": ["few_validation_patients"], "noticeable_rate": None}
     return report
@@ -127,15 +126,18 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
     power = [
         {
             "family": family,
-            "strength": float(strength),
-            "n": 25,
-            "recall": round(1 - 0.02 * strength**2 * (1 if seen else 1.4), 2),
+            "strength": strength,
+            "n": 32,
+            "recall": round(1 - 0.02 * level**2 * (1 if seen else 1.2), 2),
+            "matched": 1.0,
             "seen_in_training": seen,
+            "whole": whole,
         }
-        for family, (seen, n_strengths) in FAMILIES.items()
-        for strength in range(1, n_strengths + 1)
+        for family, (seen, whole, strengths) in FAMILIES.items()
+        for level, strength in enumerate(strengths)
     ]
-    seen, unseen = (float(np.mean([c["recall"] for c in power if c["seen_in_training"] is s])) for s in (True, False))
+    whole = [cell for cell in power if cell["whole"]]
+    seen, unseen = (float(np.mean([c["recall"] for c in whole if c["seen_in_training"] is s])) for s in (True, False))
     edges = np.linspace(0.3, 1, 36)
     p_edges = np.linspace(0, 1, 21)
     drawn = np.linspace(0, n_synthetic, 21)[1:]
@@ -175,6 +177,8 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                 "n_mem_expected_false": false,
                 "mem_rate": max(0.0, (n_mem - false) / n_training),
                 "n_mem_patients": round(0.9 * n_mem),
+                "n_mem_patients_expected_false": false,
+                "mem_patients_rate": max(0.0, 0.9 * (n_mem - false) / n_training),
                 "n_mem_total_bound": 0.6 * n_training if share_copied else None,
                 "n_near_identical": 7 if share_copied else 0,
                 "near_identical_threshold": 0.999,
@@ -193,7 +197,7 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                 "nearest_in_training_real": 0.49,
             },
             "power": power,
-            "power_summary": {"seen": seen, "unseen": unseen, "working_recall": min(seen, unseen)},
+            "power_summary": {"seen": seen, "unseen": unseen, "working_recall": min(seen, unseen), "partial": 0.4},
             "encoder": {
                 "image_size": [64, 64],
                 "channels": 1,

@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         image_size: Sequence[int],
         channels: int = 1,
         embedding_size: int = 128,
-        widths: Sequence[int] = (32, 64, 128, 256),
+        widths: Sequence[int] = (16, 32, 64, 128, 256),
         training_steps: int | None = None,
         trained_on: str | None = None,
     ) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,9 +50,23 @@ class Views:
         images = degradations.noise(images, self.noise * _mostly_small(images))
         return degradations.rescale(images)
 
+    def scaled(self, extent: float) -> Views:
+        """Return views whose largest strengths are ``extent`` times these, in (0, 1]; flips stay as they are."""
+        return replace(
+            self,
+            angle=self.angle * extent,
+            shift=self.shift * extent,
+            zoom=self.zoom**extent,
+            gamma=self.gamma**extent,
+            gain=self.gain**extent,
+            bias=self.bias * extent,
+            blur=self.blur * extent,
+            noise=self.noise * extent,
+        )
+
     def _geometry(self, images: Tensor) -> Tensor:
         n, d = len(images), images.dim() - 2
-        extent = torch.rand(n, 1, device=images.device)  # how far this image may go in all of it
+        extent = torch.rand(n, 1, device=images.device).sqrt()  # how far this image may go in all of it
         angles = self.angle * extent * _signed(images, d * (d - 1) // 2)
         shifts = self.shift * extent * _signed(images, d)
         exponent = torch.rand(n, device=images.device) * 1.25 - 0.25

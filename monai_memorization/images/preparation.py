@@ -17,6 +17,7 @@ import pydicom
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Resize, SpatialPad
+from monai.utils import convert_to_tensor
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -42,13 +43,14 @@ def read_image(path: Path) -> Tensor:
     Raises:
         InputError: if the file cannot be read, or holds NaN, infinite or constant intensities.
     """
+    if _suffix(path) not in _READERS:
+        raise InputError(f"{path}: unknown kind of image; known are {', '.join(_READERS)}")
     try:
-        array = _READERS[_suffix(path)](path)
-    except KeyError:
-        raise InputError(f"{path}: unknown kind of image; known are {', '.join(_READERS)}") from None
+        image = torch.from_numpy(np.ascontiguousarray(_READERS[_suffix(path)](path), dtype=np.float32))
     except Exception as error:  # readers raise whatever the broken file led them into
         raise InputError(f"{path}: cannot be read ({_one_line(error)})") from error
-    image = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if image.numel() == 0:
+        raise InputError(f"{path}: holds no values; its shape is {_spell(image.shape)}")
     if not torch.isfinite(image).all():
         raise InputError(f"{path}: holds NaN or infinite values; replace them or leave the image out")
     if image.min() == image.max():
@@ -99,7 +101,7 @@ class Preparation:
         ]
         mode = "bilinear" if len(scaled) == 2 else "trilinear"
         resized = Resize(scaled, mode=mode, anti_aliasing=factor < 1)(image)
-        return torch.as_tensor(SpatialPad(self.image_size)(resized)).clone().clamp(0, 1)
+        return convert_to_tensor(SpatialPad(self.image_size)(resized), track_meta=False).clamp(0, 1)
 
 
 class PrepareImaged(MapTransform):

@@ -20,7 +20,8 @@ def count(value: float | None) -> str | None:
     """Write a count with thousands apart: 1,000; an expected count below ten keeps one decimal."""
     if not _known(value):
         return None
-    return f"{value:,.1f}" if abs(value) < 10 and value != int(value) else f"{value:,.0f}"
+    tenths = round(value, 1)
+    return f"{tenths:,.1f}" if abs(tenths) < 10 and tenths != int(tenths) else f"{value:,.0f}"
 
 
 def percent(rate: float | None) -> str | None:
@@ -30,10 +31,11 @@ def percent(rate: float | None) -> str | None:
     value = 100 * rate
     if 0 < value < 0.01:
         return f"below 0.01{NO_BREAK}%"
-    if abs(value) < 10:
-        digits = f"{value:.2f}" if abs(value) < 1 else f"{value:.1f}"
-        return digits.rstrip("0").rstrip(".") + f"{NO_BREAK}%"
-    return f"{value:.1f}{NO_BREAK}%" if 99 < value < 100 else f"{value:.0f}{NO_BREAK}%"
+    if 99.9 < value < 100:
+        return f"above 99.9{NO_BREAK}%"
+    digits = 2 if abs(value) < 1 else 1 if abs(value) < 10 or 99 < value < 100 else 0
+    text = f"{value:.{digits}f}"
+    return (text.rstrip("0").rstrip(".") if digits else text) + f"{NO_BREAK}%"
 
 
 def percent_interval(ends: Sequence[float] | None) -> str | None:
@@ -67,7 +69,7 @@ def duration(seconds: float | None) -> str | None:
     """Write a time: 4.2 s, 3 min 20 s, 2 h 5 min."""
     if not _known(seconds):
         return None
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}{NO_BREAK}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

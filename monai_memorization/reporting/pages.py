@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from monai_memorization.files import write_text
 from monai_memorization.reporting import figures, pictures, sentences
-from monai_memorization.reporting.formats import say
 from monai_memorization.reporting.templating import environment
 
 
@@ -30,7 +29,8 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
         InputError: The file cannot be written.
     """
     reasons = report["verdict"].get("reasons") or []
-    recalls = _recalls(report.get("power") or [], report.get("power_summary") or {})
+    power = report.get("power") or []
+    recalls = _recalls(power, report.get("power_summary") or {})
     page = environment().get_template("report.html.j2")
     html = page.render(
         report=report,
@@ -43,7 +43,8 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
         n_patients=sentences.validation_patients(report),
         figures=_figures(report),
         recalls=recalls,
-        n_levels=max((len(family["cells"]) for group in recalls for family in group["families"]), default=0),
+        n_planted=_n_planted(power),
+        n_levels=max((len(cells) for group in recalls for cells in group["families"].values()), default=0),
     )
     write_text(path, html)
 
@@ -143,18 +144,15 @@ def _figures(report: Mapping[str, Any]) -> dict[str, Markup]:
 
 
 def _recalls(power: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Arrange the recalls in two groups, seen and unseen in training, each a list of families with their strengths."""
-    groups = []
-    for name, key, seen in (("Seen by the encoder in training", "seen", True), ("Never seen", "unseen", False)):
-        cells = [cell for cell in power if bool(cell.get("seen_in_training")) is seen]
-        families = [_family(name, cells) for name in dict.fromkeys(cell["family"] for cell in cells)]
-        if families:
-            groups.append({"name": name, "mean": summary.get(key), "families": families})
-    return groups
+    """Arrange the recalls in groups, each with the mean that the report gives and the cells of its families."""
+    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {"seen": {}, "unseen": {}, "partial": {}}
+    for cell in power:
+        group = "partial" if cell.get("whole") is False else "seen" if cell.get("seen_in_training") else "unseen"
+        groups[group].setdefault(cell["family"], []).append(cell)
+    return [{"name": name, "mean": summary.get(name), "families": cells} for name, cells in groups.items() if cells]
 
 
-def _family(name: object, cells: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    own = [cell for cell in cells if cell["family"] == name]
-    planted = sorted({cell["n"] for cell in own if cell.get("n") is not None})
-    each = " to ".join(f"{n:,}" for n in dict.fromkeys((planted[0], planted[-1]))) if planted else ""
-    return {"name": name, "cells": own, "planted": say("{} planted of each", each or None)}
+def _n_planted(power: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say how many copies were planted in each cell of the recall table: 25, or 20 to 25."""
+    numbers = sorted({cell["n"] for cell in power if cell.get("n") is not None})
+    return " to ".join(f"{n:,}" for n in dict.fromkeys([numbers[0], numbers[-1]])) if numbers else None

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from monai_memorization.reporting.formats import count, decimal, p_value, percent, percent_interval, say
+from monai_memorization.statistics.conformal import n_patients_needed
+from monai_memorization.statistics.verdict import GAP_ALLOWED, RECALL_NEEDED
 
-WORKING_RECALL = 0.8
+SOME = "An unknown number"
+A_SHARE = "a stated share"
 
 VERDICTS = {
     "copies_found": "Copies found",
@@ -30,11 +33,6 @@ def validation_patients(report: Mapping[str, Any]) -> int:
     validation = report["sets"]["validation"]
     patients = validation.get("n_patients")
     return int(validation["n_images"] if patients is None else patients)
-
-
-def patients_needed(alpha: float) -> int:
-    """Return the least P with 1 / (P + 1) <= alpha."""
-    return math.ceil(round(1 / alpha, 9)) - 1
 
 
 def verdict_label(report: Mapping[str, Any]) -> str:
@@ -59,8 +57,7 @@ def verdict_sentence(report: Mapping[str, Any]) -> str:
     if verdict["status"] == "no_copies_found":
         return _clean_sentence(report)
     causes = [reason(report, code).text for code in reasons if code != "no_patient_ids"]
-    because = f" {causes[0]}" if len(causes) == 1 else ""
-    return f"this audit can neither find copies nor rule them out.{because}"
+    return ": ".join(["this audit can neither find copies nor rule them out", *causes[:1]])
 
 
 def _copies_sentence(report: Mapping[str, Any], reasons: list[str]) -> str:
@@ -70,17 +67,17 @@ def _copies_sentence(report: Mapping[str, Any], reasons: list[str]) -> str:
         share = say("; at least {} of the set", percent(calibrated.get("copy_rate"))) or "; part of the set"
         interval = say(" (95 % interval {})", percent_interval(calibrated.get("copy_rate_ci"))) or ""
         return (
-            f"{count(calibrated['n_copies'])} of {n} synthetic images match a training image more closely than "
-            f"{percent(1 - calibrated['alpha'])} of real images of other patients do{by_chance}{share}{interval} "
+            f"{count(calibrated.get('n_copies')) or SOME} of {n} synthetic images match a training image more closely "
+            f"than {percent(1 - calibrated['alpha'])} of real images of other patients do{by_chance}{share}{interval} "
             "are copies."
         )
     if "fdr_list" in reasons:
-        fdr = calibrated["fdr"]
+        fdr = calibrated.get("fdr") or {}
         return (
-            f"{count(fdr['n_copies'])} of {n} synthetic images match a training image so closely that, on average, at "
-            f"most {percent(fdr['q'])} of such a list are false alarms."
+            f"{count(fdr.get('n_copies')) or SOME} of {n} synthetic images match a training image so closely that, on "
+            f"average, at most {percent(fdr.get('q')) or A_SHARE} of such a list are false alarms."
         )
-    pairs = count(calibrated.get("n_near_identical"))
+    pairs = count(calibrated.get("n_near_identical")) or SOME
     return f"{pairs} of {n} synthetic images are almost pixel for pixel a training image."
 
 
@@ -113,20 +110,18 @@ def reason(report: Mapping[str, Any], code: str) -> Reason:
 
 
 def _fdr_list(report: Mapping[str, Any]) -> Reason:
-    fdr = report["calibrated"]["fdr"]
+    fdr = report["calibrated"].get("fdr") or {}
     return Reason(
-        f"{_things(fdr['n_copies'], 'image')} stand on the list of very probable copies (FDR list); on average at most "
-        f"{percent(fdr['q'])} of such a list are false.",
+        f"Images on the list of very probable copies (FDR list): {count(fdr.get('n_copies')) or 'number not known'}; "
+        f"on average at most {percent(fdr.get('q')) or A_SHARE} of such a list are false.",
         "",
     )
 
 
 def _excess(report: Mapping[str, Any]) -> Reason:
-    interval = percent_interval(report["calibrated"].get("copy_rate_ci"))
-    return Reason(
-        f"More images are flagged than chance explains: the 95 % interval of the copy rate, {interval}, lies above 0.",
-        "",
-    )
+    interval = say(" ({})", percent_interval(report["calibrated"].get("copy_rate_ci"))) or ""
+    text = f"More images are flagged than chance explains: the 95 % interval of the copy rate{interval} lies above 0."
+    return Reason(text, "")
 
 
 def _near_identical(report: Mapping[str, Any]) -> Reason:
@@ -134,14 +129,14 @@ def _near_identical(report: Mapping[str, Any]) -> Reason:
     least = calibrated.get("near_identical_threshold") or 0.999
     return Reason(
         f"Images that agree with a training image pixel by pixel (correlation of at least {least:g} after the best "
-        f"flip): {count(calibrated.get('n_near_identical'))}.",
+        f"flip): {count(calibrated.get('n_near_identical')) or 'number not known'}.",
         "",
     )
 
 
 def _few_validation_patients(report: Mapping[str, Any]) -> Reason:
     alpha, n = report["calibrated"]["alpha"], validation_patients(report)
-    needed = patients_needed(alpha)
+    needed = n_patients_needed(alpha)
     return Reason(
         f"{_things(n, 'validation patient')} are too few for a false-alarm rate of {percent(alpha)}, "
         f"which needs {needed}.",
@@ -152,9 +147,9 @@ def _few_validation_patients(report: Mapping[str, Any]) -> Reason:
 def _low_power(report: Mapping[str, Any]) -> Reason:
     recall = percent((report.get("power_summary") or {}).get("working_recall"))
     text = (
-        f"The audit found only {recall} of the copies planted to test it, below the {percent(WORKING_RECALL)} it needs."
+        f"The audit found only {recall} of the copies planted to test it, below the {percent(RECALL_NEEDED)} it needs."
         if recall
-        else f"It is not known whether the audit finds at least {percent(WORKING_RECALL)} of planted copies."
+        else f"It is not known whether the audit finds at least {percent(RECALL_NEEDED)} of planted copies."
     )
     return Reason(
         text,
@@ -166,7 +161,7 @@ def _low_power(report: Mapping[str, Any]) -> Reason:
 def _synthetic_differs(report: Mapping[str, Any]) -> Reason:
     auc = decimal((report.get("controls") or {}).get("gap_auc"), 2)
     return Reason(
-        f"A classifier tells synthetic images from real ones so easily (AUC {auc or 'above 0.90'}) that validation "
+        f"A classifier tells synthetic images from real ones so easily (AUC {auc or f'above {GAP_ALLOWED}'}) that validation "
         "images do not show how an honest synthetic image would score.",
         "Pass the validation images through the generator's autoencoder and give them as --reconstructed-validation.",
     )
@@ -200,10 +195,7 @@ def limits(report: Mapping[str, Any]) -> list[str]:
     sentences = [_finest_level(n)]
     smallest = (calibrated.get("fdr") or {}).get("smallest_list")
     if smallest is not None:
-        sentences.append(
-            f"The FDR list cannot name fewer than {_things(math.ceil(smallest), 'image')}: a handful of copies stays "
-            "off it, however close they are, and only more validation patients change that."
-        )
+        sentences.append(_smallest_list(math.ceil(smallest), report["sets"]["synthetic"]["n_images"]))
     interval = percent_interval(calibrated.get("false_alarm_rate_ci"))
     if interval is not None:
         sentences.append(
@@ -225,12 +217,20 @@ def limits(report: Mapping[str, Any]) -> list[str]:
 
 def _finest_level(n: int) -> str:
     start = f"With {_things(n, 'validation patient')} no p-value can be below 1/{n + 1:,} = {p_value(1 / (n + 1))}"
-    out_of_reach = next((level for level in (0.05, 0.01, 0.001) if patients_needed(level) > n), None)
+    out_of_reach = next((level for level in (0.05, 0.01, 0.001) if n_patients_needed(level) > n), None)
     if out_of_reach is None:
         return f"{start}."
-    return f"{start}: this audit cannot flag at {out_of_reach:g}, which needs {patients_needed(out_of_reach):,}."
+    return f"{start}: this audit cannot flag at {out_of_reach:g}, which needs {n_patients_needed(out_of_reach):,}."
 
 
-def _things(n: float | None, noun: str) -> str:
-    number = count(n) or "An unknown number of"
-    return f"{number} {noun}" if n == 1 else f"{number} {noun}s"
+def _things(n: float, noun: str) -> str:
+    return f"{count(n)} {noun}" if n == 1 else f"{count(n)} {noun}s"
+
+
+def _smallest_list(smallest: int, n_synthetic: int) -> str:
+    if smallest > n_synthetic:
+        return f"The FDR list can name none of the {count(n_synthetic)} images: it names {count(smallest)} or more."
+    return (
+        f"The FDR list cannot name fewer than {_things(smallest, 'image')}: a handful of copies stays off it, however "
+        "close they are, and only more validation patients change that."
+    )

@@ -56,4 +56,4 @@ def _entries(mapping: object) -> Iterable[tuple[object, object]]:
 
 def _tint(recall: object) -> str:
     """Shade a cell by its recall, white at 0."""
-    return f"rgb(0 114 178 / {0.45 * recall:.2f})" if isinstance(recall, (int, float)) else "none"
+    return f"rgb(0 114 178 / {0.4 * recall:.2f})" if isinstance(recall, (int, float)) else "none"

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encode the training images once, and train the diffusion model on the cached latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.networks.nets import DiffusionModelUNet
+from monai.networks.utils import eval_mode
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+
+class LatentDiffusionUNet(DiffusionModelUNet):
+    """MONAI's DiffusionModelUNet with the scale of the latents that it was trained on among its weights.
+
+    Latents are multiplied by ``scale_factor`` = 1 / their standard deviation before noise is added (Rombach et al.
+    2022, appendix G), and what is sampled must be divided by it before decoding. A model file without that number is
+    incomplete, hence a buffer: it is saved, loaded, copied and averaged with the weights.
+
+    The arguments are those of ``DiffusionModelUNet``.
+    """
+
+    scale_factor: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("scale_factor", torch.ones(()))
+
+
+class LatentDataset(Dataset[dict[str, Any]]):
+    """The latents of a set of images, encoded once and kept in memory.
+
+    Item i is ``{"image": (C, *latent), "image_id": str}``: the mean that the encoder gives, without the noise of the
+    autoencoder (its deviation is tiny at the usual KL weight), times ``scale_factor``.
+
+    Args:
+        images: items are ``{"image": (C, *spatial) in [0, 1], "image_id": str}``.
+        autoencoder: a trained ``AutoencoderKL``.
+        batch_size: images encoded at a time.
+        augmentation: random MONAI or other transform of one image, (C, *spatial) to the same; None for none.
+    """
+
+    def __init__(
+        self,
+        images: Dataset[Any],
+        autoencoder: nn.Module,
+        batch_size: int = 16,
+        augmentation: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.images = images
+        self.autoencoder = autoencoder
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.encode()
+        # of the first encoding: the network is trained on this scale from then on
+        self.scale_factor = 1 / self.latents.std()
+
+    def encode(self) -> None:
+        """Encode all images, each with a new random augmentation where there is one."""
+        image_ids: list[str] = []
+        batches = []
+        for images, ids in self._batches():
+            batches.append(encode(self.autoencoder, images).cpu())
+            image_ids += ids
+        self.latents = torch.cat(batches)
+        self.image_ids = tuple(image_ids)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Sequence[str]]]:
+        device = next(self.autoencoder.parameters()).device
+        for batch in DataLoader(self.images, self.batch_size):
+            images = batch["image"]
+            if self.augmentation is not None:
+                images = torch.stack([torch.as_tensor(self.augmentation(image)) for image in images])
+            yield images.to(device), batch["image_id"]
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.latents[index] * self.scale_factor, "image_id": self.image_ids[index]}
+
+
+class LatentRefreshHandler:
+    """Encode the images of a LatentDataset anew after each epoch, where they are augmented.
+
+    The data loader must not hold copies of the data set in persistent worker processes.
+
+    Args:
+        latents: the data set that the engine trains on.
+    """
+
+    def __init__(self, latents: LatentDataset) -> None:
+        self.latents = latents
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the end of each epoch, unless nothing would change."""
+        if self.latents.augmentation is not None:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Encode with new random augmentations."""
+        self.latents.encode()
+
+
+def encode(autoencoder: nn.Module, images: Tensor) -> Tensor:
+    """Return the mean latents, (B, C, *latent), unscaled, of images (B, C, *spatial) in [0, 1]."""
+    with eval_mode(autoencoder):
+        return autoencoder.encode(images)[0]  # type: ignore[operator]
+
+
+def decode(autoencoder: nn.Module, latents: Tensor) -> Tensor:
+    """Return the images, (B, C, *spatial) in [0, 1], of unscaled latents (B, C, *latent)."""
+    with eval_mode(autoencoder):
+        return autoencoder.decode(latents).clamp(0, 1)  # type: ignore[operator]
