@@ -218,7 +218,7 @@ def test_circle_stays_a_circle_with_zeros_around(stored, target):
     factor = min(target[0] / stored[0], target[1] / stored[1])
     expected = disc(target, radius * factor)
     assert image.shape == (1, *target)
-    assert (image[0] - expected).abs().mean() < 0.02
+    assert (image[0] - expected).abs().mean() < 0.03  # the edge is blurred; without the aspect it would be 0.1
     height, width = ((image[0] > 0.5).any(axis).sum().item() for axis in (1, 0))
     assert abs(height - width) <= 1
     assert image[0, 0, 0] == image[0, -1, -1] == 0
