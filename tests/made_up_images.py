@@ -28,7 +28,7 @@ def smooth_images(n: int, size: Sequence[int] = (32, 32), seed: int = 0, coarse:
 
 def disc(size: Sequence[int], radius: float, center: Sequence[float] | None = None) -> Tensor:
     """Return a disc or ball of 1 on 0 with an edge of one pixel, float32 (*size)."""
-    center = center or [(side - 1) / 2 for side in size]
+    center = [(side - 1) / 2 for side in size] if center is None else center
     axes = [torch.arange(side) - middle for side, middle in zip(size, center, strict=True)]
     squares = sum(axis**2 for axis in torch.meshgrid(*axes, indexing="ij"))
     return (radius + 0.5 - squares.sqrt()).clamp(0, 1)

@@ -64,13 +64,13 @@ def affine(
     return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
 
 
-def flip(images: Tensor, axis: int = -1) -> Tensor:
+def mirror(images: Tensor, axis: int = -1) -> Tensor:
     """Mirror along one spatial axis; exact, without interpolation."""
     return images.flip(axis if axis < 0 else axis + 2)
 
 
-def rotate(images: Tensor, degrees: Strength, plane: int = 0) -> Tensor:
-    """Rotate by ``degrees`` in the given plane of two axes, numbered as in :func:`affine`."""
+def turn(images: Tensor, degrees: Strength, plane: int = 0) -> Tensor:
+    """Rotate by ``degrees``, clockwise where the first axis runs down, in a plane numbered as in :func:`affine`."""
     d = images.dim() - 2
     angles = torch.zeros(len(images), d * (d - 1) // 2, dtype=images.dtype, device=images.device)
     angles[:, plane] = _per_image(images, degrees)
@@ -128,7 +128,7 @@ def noise(images: Tensor, deviation: Strength, generator: torch.Generator | None
     return (images + _spread(images, deviation) * white).clamp(0, 1)
 
 
-def resample(images: Tensor, factor: float) -> Tensor:
+def coarsen(images: Tensor, factor: float) -> Tensor:
     """Sample down by ``factor`` along each axis and up again."""
     small = [max(2, round(side / factor)) for side in images.shape[2:]]
     return _resize(F.interpolate(images, size=small, mode="area"), images.shape[2:])
@@ -193,7 +193,8 @@ def rescale(images: Tensor) -> Tensor:
     Percentiles are taken from about a thousand values of an image.
     """
     values = images.flatten(1)
-    values = values[:, :: max(1, values.shape[1] // 1024)].sort(dim=1).values
+    step = max(1, values.shape[1] // 1024) | 1  # odd, lest it hit a few columns only where sides are powers of two
+    values = values[:, ::step].sort(dim=1).values
     low, high = (values[:, round(share / 100 * (values.shape[1] - 1))] for share in PERCENTILES)
     span = (high - low).clamp_min(1e-3)
     return ((images - _spread(images, low)) / _spread(images, span)).clamp(0, 1)
