@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monai_memorization.detector.contrastive import obtain_encoder
 from monai_memorization.detector.embeddings import Embeddings, embed
-from monai_memorization.detector.encoder import Encoder
+from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.near_identical import near_identical
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.errors import InputError
@@ -142,7 +142,10 @@ def audit(
 
 
 def measure(
-    encoder: Encoder, embedded: Mapping[str, Embeddings], settings: Mapping[str, Any], seconds: dict[str, float]
+    encoder: ContrastiveEncoder,
+    embedded: Mapping[str, Embeddings],
+    settings: Mapping[str, Any],
+    seconds: dict[str, float],
 ) -> Findings:
     """Search, calibrate, count and judge: everything between the embeddings and the report.
 
@@ -284,7 +287,10 @@ def _check_leaks(training: Embeddings, validation: Embeddings) -> None:
 
 
 def _measure_power(
-    encoder: Encoder, training: Embeddings, thresholds: Mapping[str | None, float], settings: Mapping[str, Any]
+    encoder: ContrastiveEncoder,
+    training: Embeddings,
+    thresholds: Mapping[str | None, float],
+    settings: Mapping[str, Any],
 ) -> list[Recall]:
     labels = training.images.labels
     index = choose_plants(len(training), settings["seed"])
@@ -341,7 +347,9 @@ def _accumulation(
     }
 
 
-def _gallery_pairs(findings: Findings, embedded: Mapping[str, Embeddings], encoder: Encoder) -> list[GalleryPair]:
+def _gallery_pairs(
+    findings: Findings, embedded: Mapping[str, Embeddings], encoder: ContrastiveEncoder
+) -> list[GalleryPair]:
     """Read the most similar pairs again, prepared as they were compared."""
     synthetic, training = embedded["synthetic"].images, embedded["training"].images
     pairs = []
@@ -364,7 +372,7 @@ def _gallery_pairs(findings: Findings, embedded: Mapping[str, Embeddings], encod
     return pairs
 
 
-def _form(encoder: Encoder) -> tuple[tuple[int, ...], int]:
+def _form(encoder: ContrastiveEncoder) -> tuple[tuple[int, ...], int]:
     return encoder.preparation.image_size, encoder.preparation.channels
 
 

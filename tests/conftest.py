@@ -10,7 +10,7 @@ import pytest
 from made_up_images import smooth_images, write_folder
 
 from monai_memorization.detector.contrastive import train_encoder
-from monai_memorization.detector.encoder import Encoder, load_encoder, save_encoder
+from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
 from monai_memorization.images.preparation import prepared_images
 
 
@@ -39,6 +39,6 @@ def encoder_file(training_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def encoder(encoder_file) -> Encoder:
+def encoder(encoder_file) -> ContrastiveEncoder:
     """The small encoder, a fresh copy for each test."""
     return load_encoder(encoder_file)

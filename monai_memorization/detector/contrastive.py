@@ -19,7 +19,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from monai_memorization.detector.encoder import Encoder, load_encoder, save_encoder
+from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
 from monai_memorization.detector.views import Views
 from monai_memorization.errors import InputError
 from monai_memorization.images.preparation import PreparedImages, choose_preparation, prepared_images
@@ -143,7 +143,7 @@ def train_encoder(
     seed: int = 0,
     device: str | torch.device = "cpu",
     **settings: Any,
-) -> Encoder:
+) -> ContrastiveEncoder:
     """Train an encoder on a training set.
 
     Args:
@@ -160,7 +160,9 @@ def train_encoder(
     with torch.random.fork_rng(devices), progress(n_steps, "train the encoder") as bar:
         torch.manual_seed(seed)
         channels, *image_size = images.pixels.shape[1:]
-        encoder = Encoder(image_size, channels, training_steps=n_steps, trained_on=_hash(images.images, seed))
+        encoder = ContrastiveEncoder(
+            image_size, channels, training_steps=n_steps, trained_on=_hash(images.images, seed)
+        )
         trainer = ContrastiveTrainer(device, 1, images, encoder, n_steps, seed=seed, **settings)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: bar.update())
         trainer.add_event_handler(
@@ -177,7 +179,7 @@ def obtain_encoder(
     seed: int = 0,
     device: str | torch.device = "cpu",
     skip_unreadable: bool = False,
-) -> Encoder:
+) -> ContrastiveEncoder:
     """Load the given encoder, or the one that an earlier run left in ``folder``, or train one and keep it there.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_memorization.detector.encoder import Encoder
+from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.errors import InputError
 from monai_memorization.images.preparation import Notes, prepared_batches
 from monai_memorization.images.sets import ImageSet
@@ -43,7 +43,7 @@ class Embeddings:
 
 
 def embed(
-    encoder: Encoder,
+    encoder: ContrastiveEncoder,
     images: ImageSet,
     batch_size: int = 64,
     workers: int | None = None,

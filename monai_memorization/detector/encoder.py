@@ -20,7 +20,7 @@ from monai_memorization.images.preparation import Preparation
 from monai_memorization.version import __version__
 
 
-class Encoder(nn.Module):
+class ContrastiveEncoder(nn.Module):
     """Convolutional network from a prepared image to its embedding.
 
     The coarse map of the last layer is kept as it is, not averaged: where things lie tells images apart.
@@ -74,7 +74,7 @@ class Encoder(nn.Module):
         return self.network(images * 2 - 1)
 
 
-def save_encoder(encoder: Encoder, path: str | Path) -> None:
+def save_encoder(encoder: ContrastiveEncoder, path: str | Path) -> None:
     """Write the weights to ``path`` as a plain state dict, and what rebuilds the encoder to the JSON file beside it."""
     path = Path(path)
     weights = io.BytesIO()
@@ -85,7 +85,7 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
     write_text(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
 
 
-def load_encoder(path: str | Path) -> Encoder:
+def load_encoder(path: str | Path) -> ContrastiveEncoder:
     """Read what :func:`save_encoder` wrote, ready for use (evaluation mode).
 
     Raises:
@@ -99,7 +99,7 @@ def load_encoder(path: str | Path) -> Encoder:
             )
     try:
         settings = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        encoder = Encoder(**{key: value for key, value in settings.items() if key != "version"})
+        encoder = ContrastiveEncoder(**{key: value for key, value in settings.items() if key != "version"})
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"encoder: {path.with_suffix('.json')} does not describe an encoder ({error})") from None
     try:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from monai_memorization.detector.embeddings import Embeddings
-from monai_memorization.detector.encoder import Encoder
+from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.near_identical import CORRELATION
 from monai_memorization.files import write_text
 from monai_memorization.statistics.conformal import Flags
@@ -36,7 +36,7 @@ PACKAGES = ("monai-memorization", "monai", "torch", "pytorch-ignite", "numpy", "
 def compose_report(
     findings: Findings,
     embedded: Mapping[str, Embeddings],
-    encoder: Encoder,
+    encoder: ContrastiveEncoder,
     settings: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -124,7 +124,10 @@ def describe_distributions(validation: Tensor, synthetic: Tensor, p_value: Tenso
 
 
 def describe_run(
-    sets: Mapping[str, Embeddings], encoder: Encoder, settings: Mapping[str, Any], seconds: Mapping[str, float]
+    sets: Mapping[str, Embeddings],
+    encoder: ContrastiveEncoder,
+    settings: Mapping[str, Any],
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Write down what would be needed to repeat the audit; names of files are hashed, not told."""
     return {
@@ -148,7 +151,7 @@ def hash_images(embeddings: Embeddings) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def hash_weights(encoder: Encoder) -> str:
+def hash_weights(encoder: ContrastiveEncoder) -> str:
     """Hash the values of all weights."""
     digest = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):

@@ -161,8 +161,8 @@ def _low_power(report: Mapping[str, Any]) -> Reason:
 def _synthetic_differs(report: Mapping[str, Any]) -> Reason:
     auc = decimal((report.get("controls") or {}).get("gap_auc"), 2)
     return Reason(
-        f"A classifier tells synthetic images from real ones so easily (AUC {auc or f'above {GAP_ALLOWED}'}) that validation "
-        "images do not show how an honest synthetic image would score.",
+        f"A classifier tells synthetic images from real ones so easily (AUC {auc or f'above {GAP_ALLOWED}'}) that "
+        "validation images do not show how an honest synthetic image would score.",
         "Pass the validation images through the generator's autoencoder and give them as --reconstructed-validation.",
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_memorization.detector import degradations
 from monai_memorization.detector.embeddings import embed_batch
-from monai_memorization.detector.encoder import Encoder
+from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.neighbors import nearest
 
 N_PLANTS = 32
@@ -85,15 +85,15 @@ def _alone(degrade: Callable[..., Tensor], **fixed: Any) -> Callable[[Tensor, Te
 
 def _combine(images: Tensor, others: Tensor, strength: float) -> Tensor:
     """Rotate, darken and blur at once; strength 1 is 5 degrees, gamma 1.2 and a blur of 1 % of the shorter side."""
-    images = degradations.gamma(degradations.rotate(images, 5 * strength), 1.2**strength)
+    images = degradations.gamma(degradations.turn(images, 5 * strength), 1.2**strength)
     return degradations.blur(images, 0.01 * strength)
 
 
 FAMILIES = (
     Family("identity", (0,), lambda images, _, __: images),
-    Family("flip", (0, 1), lambda images, _, axis: degradations.flip(images, int(axis))),
-    Family("flip", (2,), lambda images, _, axis: degradations.flip(images, int(axis)), dimensions=(3,)),
-    Family("rotation", (3, 5, 10, 20), _alone(degradations.rotate)),
+    Family("flip", (0, 1), lambda images, _, axis: degradations.mirror(images, int(axis))),
+    Family("flip", (2,), lambda images, _, axis: degradations.mirror(images, int(axis)), dimensions=(3,)),
+    Family("rotation", (3, 5, 10, 20), _alone(degradations.turn)),
     Family("shift", (0.02, 0.05, 0.1), _alone(degradations.shift)),
     Family("crop", (0.95, 0.9, 0.8, 0.65), _alone(degradations.crop)),
     Family("gamma", (0.5, 0.75, 1.25, 1.5), _alone(degradations.gamma)),
@@ -102,7 +102,7 @@ FAMILIES = (
     Family("bias_field", (0.1, 0.2, 0.3, 0.5), _alone(degradations.bias_field)),
     Family("blur", (0.01, 0.02, 0.03, 0.04), _alone(degradations.blur)),
     Family("noise", (0.01, 0.05, 0.1, 0.2), _alone(degradations.noise)),
-    Family("resampling", (2, 3, 4), _alone(degradations.resample)),
+    Family("resampling", (2, 3, 4), _alone(degradations.coarsen)),
     Family("combination", (1, 2), _combine),
     Family("elastic", (0.01, 0.02, 0.03, 0.05), _alone(degradations.elastic), seen_in_training=False),
     Family("quantization", (32, 16, 8, 4), _alone(degradations.quantize), seen_in_training=False),
@@ -119,7 +119,7 @@ def choose_plants(n_training: int, seed: int, n: int = N_PLANTS) -> Tensor:
 
 
 def measure_power(
-    encoder: Encoder,
+    encoder: ContrastiveEncoder,
     images: Tensor,
     index: Tensor,
     training: Tensor,
