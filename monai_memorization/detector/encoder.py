@@ -32,6 +32,9 @@ class ContrastiveEncoder(nn.Module):
         widths: channels after each layer, each of which halves the sides.
         training_steps: number of steps that it was trained for; None where that is not known.
         trained_on: hash of the images that it was trained on.
+
+    Raises:
+        InputError: if there are not two or three sides, or no layer, or a number is not above 0.
     """
 
     __jit_unused_properties__ = ("preparation",)  # leaves it out of torch.jit.script
@@ -48,17 +51,21 @@ class ContrastiveEncoder(nn.Module):
         super().__init__()
         self.training_steps = training_steps
         self.trained_on = trained_on
-        self.settings: dict[str, Any] = {
-            "image_size": [int(side) for side in image_size],
-            "channels": int(channels),
-            "embedding_size": int(embedding_size),
-            "widths": [int(width) for width in widths],
-        }
+        sides, layers = [int(side) for side in image_size], [int(width) for width in widths]
+        if len(sides) not in (2, 3) or not layers or min(*sides, *layers, channels, embedding_size) < 1:
+            raise InputError(
+                f"image_size: {sides}, channels: {channels}, embedding_size: {embedding_size}, widths: {layers}; "
+                "an encoder has two or three sides and at least one layer, all numbers above 0"
+            )
+        # torch.jit.script warns of an annotated attribute
+        self.settings = dict[str, Any](
+            image_size=sides, channels=int(channels), embedding_size=int(embedding_size), widths=layers
+        )
         self.network = Regressor(
-            in_shape=(channels, *image_size),
+            in_shape=(channels, *sides),
             out_shape=(embedding_size,),
-            channels=tuple(widths),
-            strides=(2,) * len(widths),
+            channels=layers,
+            strides=(2,) * len(layers),
             num_res_units=0,
             act="RELU",
             norm="BATCH",
