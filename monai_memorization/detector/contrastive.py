@@ -205,7 +205,8 @@ def obtain_encoder(
             )
         return encoder
     kept = folder / "model.pt"
-    if kept.is_file() and (encoder := load_encoder(kept)).trained_on == _hash(training, seed):
+    # the text beside the weights is written last; without it an earlier run was cut off
+    if kept.with_suffix(".json").is_file() and (encoder := load_encoder(kept)).trained_on == _hash(training, seed):
         logger.info("using the encoder that an earlier run trained on these images: %s", kept)
         return encoder
     preparation = choose_preparation(training)

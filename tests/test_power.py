@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Power: planted copies are counted as the audit would count them, seen and unseen families apart."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from made_up_images import smooth_images
+from torch import nn
+
+from monai_memorization.detector.embeddings import embed_batch
+from monai_memorization.statistics.power import (
+    FAMILIES,
+    Family,
+    Recall,
+    choose_plants,
+    measure_power,
+    summarize_power,
+)
+
+SIZES = {2: (32, 32), 3: (16, 16, 16)}
+
+
+def plant(dimension=2, level=0.99, families=FAMILIES, encoder=None, seed=0):
+    """Plant 8 of 30 images and look for them with an encoder that sees every pixel."""
+    training = smooth_images(30, SIZES[dimension])[:, None]
+    encoder, index = encoder or nn.Flatten(), torch.arange(3, 27, 3)
+    vectors = embed_batch(encoder, training)
+    return measure_power(encoder, training[index], index, vectors, torch.full((8,), level), families, seed)
+
+
+def entry(family, recall, seen=True, whole=True):
+    return Recall(family, 1.0, 32, recall, 1.0, seen, whole)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_exact_copies_are_all_found_by_an_encoder_that_sees_everything(dimension):
+    exact = next(cell for cell in plant(dimension) if cell.family == "identity")
+
+    assert (exact.n, exact.recall, exact.matched) == (8, 1, 1)
+
+
+@pytest.mark.parametrize(("level", "recall"), [(math.inf, 0), (-math.inf, 1)])
+def test_nothing_is_above_infinity_and_everything_above_its_negative(level, recall):
+    assert {cell.recall for cell in plant(level=level)} == {recall}
+
+
+def test_recall_counts_each_copy_against_its_own_threshold():
+    training = smooth_images(10)[:, None]
+    vectors = embed_batch(nn.Flatten(), training)
+    identity = [family for family in FAMILIES if family.name == "identity"]
+    levels = torch.tensor([0.5, 0.5, 2.0, 0.5])
+
+    (cell,) = measure_power(nn.Flatten(), training[:4], torch.arange(4), vectors, levels, identity)
+
+    assert cell.recall == 0.75
+
+
+def test_copy_that_is_found_elsewhere_is_not_matched():
+    training = smooth_images(10)[:, None]
+    vectors = embed_batch(nn.Flatten(), training)
+    to_next = Family("swap", (1,), lambda images, others, _: others)
+
+    (cell,) = measure_power(nn.Flatten(), training[:4], torch.arange(4), vectors, torch.full((4,), 0.9), [to_next])
+
+    assert (cell.recall, cell.matched) == (1, 0)
+
+
+def test_recall_falls_as_the_threshold_rises():
+    recalls = [[cell.recall for cell in plant(level=level)] for level in (0.5, 0.9, 0.99, 0.999)]
+
+    for lower, higher in itertools.pairwise(recalls):
+        assert all(a >= b for a, b in zip(lower, higher, strict=True))
+    assert recalls[0] != recalls[-1]
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_every_family_of_the_dimension_is_measured_at_every_strength(dimension):
+    measured = [(cell.family, cell.strength) for cell in plant(dimension)]
+
+    expected = [(f.name, s) for f in FAMILIES if dimension in f.dimensions for s in f.strengths]
+    assert measured == expected
+    assert len(set(measured)) == len(measured)
+    assert {("flip", axis) for axis in range(dimension)} <= set(measured)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_at_least_four_families_are_unseen(dimension):
+    unseen = [family for family in FAMILIES if dimension in family.dimensions and not family.seen_in_training]
+
+    assert len({family.name for family in unseen}) >= 4
+    assert any(family.whole for family in unseen)
+    assert any(family.whole and family.seen_in_training for family in FAMILIES)
+
+
+def test_a_family_is_either_seen_or_unseen():
+    names = {True: set(), False: set()}
+    for family in FAMILIES:
+        names[family.seen_in_training].add(family.name)
+
+    assert names[True] & names[False] == set()
+
+
+def test_random_families_repeat_with_the_seed_and_leave_the_global_state_alone():
+    before = torch.get_rng_state()
+
+    first, again, other = plant(level=0.99, seed=1), plant(level=0.99, seed=1), plant(level=0.99, seed=2)
+
+    assert first == again
+    assert first != other
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_planted_images_are_chosen_once_each_and_no_more_than_asked():
+    for n_training in (1, 5, 40):
+        chosen = choose_plants(n_training, seed=0, n=32).tolist()
+        assert len(chosen) == len(set(chosen)) == min(32, n_training)
+        assert set(chosen) <= set(range(n_training))
+    assert choose_plants(500, 0).tolist() != choose_plants(500, 1).tolist()
+    assert choose_plants(500, 1).tolist() == choose_plants(500, 1).tolist()
+
+
+def test_summary_is_the_means_by_hand():
+    summary = summarize_power(
+        [
+            entry("a", 1.0),
+            entry("a", 0.5),
+            entry("b", 0.9),
+            entry("c", 0.6, seen=False),
+            entry("d", 0.8, seen=False),
+            entry("e", 0.1, seen=False, whole=False),
+            entry("e", 0.3, seen=False, whole=False),
+        ]
+    )
+
+    assert summary.seen == pytest.approx(0.8)
+    assert summary.unseen == pytest.approx(0.7)
+    assert summary.working_recall == pytest.approx(0.7)
+    assert summary.partial == pytest.approx(0.2)
+
+
+def test_working_recall_is_the_lower_mean_and_unknown_without_copies():
+    assert summarize_power([entry("a", 0.4), entry("c", 0.6, seen=False)]).working_recall == 0.4
+    assert summarize_power([entry("a", 0.4)]).working_recall == 0.4
+    empty = summarize_power([])
+    assert (empty.seen, empty.unseen, empty.working_recall, empty.partial) == (None, None, None, None)
