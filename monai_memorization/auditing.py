@@ -24,7 +24,7 @@ from monai_memorization.images.preparation import prepared_images
 from monai_memorization.images.sets import ImageSet, check_disjoint, read_image_set
 from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
 from monai_memorization.reporting.report import compose_report, write_report, write_tables
-from monai_memorization.statistics.conformal import Flags, alpha_attained, flag, stratify, threshold
+from monai_memorization.statistics.conformal import Flags, flag, stratify, threshold
 from monai_memorization.statistics.counts import Calibrated, accumulation_curve, measure_calibrated
 from monai_memorization.statistics.gap import gap_auc, nearest_in_training
 from monai_memorization.statistics.paper_protocol import PaperProtocol, measure_paper_protocol
@@ -119,7 +119,8 @@ def audit(
     settings |= {"skip_unreadable": skip_unreadable, "reconstructed": reconstructed_validation is not None}
     output, seconds = Path(output_dir), dict[str, float]()
     for name in ("alpha", "q"):
-        alpha_attained(settings[name], 1)  # refuses a level outside (0, 1) before any work is done
+        if not 0 < settings[name] < 1:
+            raise InputError(f"{name}: found {settings[name]}, but must lie between 0 and 1, for example 0.05")
     sets = _read_sets(training, validation, synthetic, reconstructed_validation)
     with _timed(seconds, "encoder"):
         detector = obtain_encoder(

@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit from end to end on made-up images with planted copies, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from made_up_images import smooth_images, write_csv, write_folder, write_image
+
+from monai_memorization.auditing import audit, choose_device
+from monai_memorization.detector import contrastive
+from monai_memorization.detector.contrastive import train_encoder
+from monai_memorization.detector.encoder import ContrastiveEncoder, save_encoder
+from monai_memorization.errors import InputError
+from monai_memorization.images.sets import read_image_set
+
+N = 60
+COPIES = 25
+CANARY = "kanarienvogel"
+KEYS = {
+    "": "schema_version,sets,paper_protocol,calibrated,controls,power,verdict,provenance",
+    "sets.training": "n_images,n_patients",
+    "sets.validation": "n_images,n_patients",
+    "sets.synthetic": "n_images,n_patients",
+    "paper_protocol": (
+        "percentile,tau,n_mem,mem_rate,n_copies,copy_rate,mem_null_rate,copy_null_rate,mem_rate_matched"
+    ),
+    "calibrated": (
+        "alpha,alpha_attained,false_alarm_rate_ci,threshold,n_copies,flagged_rate,expected_false_copies,copy_rate,"
+        "copy_rate_ci,copy_rate_at_power,n_mem,n_mem_expected_false,mem_rate,n_mem_patients,n_mem_total_bound,"
+        "n_near_identical,fdr"
+    ),
+    "calibrated.fdr": "q,smallest_list,n_copies,n_mem,n_mem_expected_false",
+    "controls": "gap_auc,gap_auc_ci,nearest_in_training,nearest_in_training_real",
+    "verdict": "status,reasons",
+    "provenance": "versions,seed,device,image_list_sha256,encoder_sha256,scheduler,n_steps",
+}
+CELL = {"family", "strength", "n", "recall", "seen_in_training"}
+COLUMNS = "synthetic_id,training_id,training_patient_id,similarity,p_value,copy_candidate,in_fdr_list"
+
+
+def write_sets(folder: Path, size=(32, 32), suffix=".png", n=N, copies=COPIES, name="image") -> dict[str, Path]:
+    """Training, validation and synthetic images; the first synthetic ones are the first training images."""
+    training, validation = (smooth_images(n, size, seed=seed) for seed in (1, 2))
+    synthetic = torch.cat([training[:copies], smooth_images(n, size, seed=3)[copies:]])
+    sets = {"training": training, "validation": validation, "synthetic": synthetic}
+    return {role: write_folder(images, folder / role, f"{name}_{role}", suffix) for role, images in sets.items()}
+
+
+def with_patients(sets: dict[str, Path], folder: Path, name: str = "") -> dict[str, Path]:
+    """The same sets as CSVs: two training images to a patient, a validation image each."""
+    listed = dict(sets)
+    for role, share in (("training", 2), ("validation", 1)):
+        patients = [f"{name}{role}-{i // share}" for i in range(len(list(sets[role].iterdir())))]
+        listed[role] = write_csv(sets[role], folder / f"{role}.csv", patients)
+    return listed
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> dict[str, Path]:
+    """Sets with patients, and names that must not reach what may be handed out; read only."""
+    folder = tmp_path_factory.mktemp(f"{CANARY}-folder")
+    return with_patients(write_sets(folder, name=f"{CANARY}-image"), folder, f"{CANARY}-patient-")
+
+
+@pytest.fixture(scope="module")
+def audited(given, encoder_file, tmp_path_factory):
+    """Report and folder of one audit with everything that it writes."""
+    output = tmp_path_factory.mktemp("audited") / "out"
+    return audit(**given, output_dir=output, encoder=encoder_file, gallery=True), output
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Train for three steps in place of minutes."""
+    monkeypatch.setattr(contrastive, "train_encoder", partial(train_encoder, n_steps=3))
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def part(report, path: str):
+    for key in filter(None, path.split(".")):
+        report = report[key]
+    return report
+
+
+def check_keys(report) -> None:
+    for path, keys in KEYS.items():
+        assert set(keys.split(",")) <= set(part(report, path)), path
+    assert report["power"]
+    assert all(set(cell) >= CELL for cell in report["power"])
+
+
+def refuses(output: Path, message: str, **arguments):
+    with pytest.raises(InputError, match=message):
+        audit(output_dir=output, **arguments)
+    assert not output.exists(), "something was written in spite of bad input"
+
+
+def test_planted_copies_are_candidates_and_listed_with_their_original(audited):
+    _, output = audited
+    pairs = read_table(output / "pairs.csv")
+
+    for i, pair in enumerate(pairs[:COPIES]):
+        assert pair["synthetic_id"].endswith(f"_synthetic_{i:03}.png")
+        assert pair["training_id"].endswith(f"_training_{i:03}.png")
+        assert pair["training_patient_id"].endswith(f"training-{i // 2}")
+        assert (pair["similarity"], pair["p_value"]) == ("1.000000", f"{1 / (N + 1):.6f}")
+        assert (pair["copy_candidate"], pair["in_fdr_list"]) == ("True", "True")
+    assert sum(pair["copy_candidate"] == "True" for pair in pairs[COPIES:]) <= 0.2 * (N - COPIES)
+
+
+def test_verdict_is_copies_found_and_says_why(audited):
+    report, _ = audited
+
+    assert report["verdict"]["status"] == "copies_found"
+    assert set(report["verdict"]["reasons"]) == {"fdr_list", "excess", "near_identical"}
+    assert report["calibrated"]["n_near_identical"] == COPIES
+    assert report["calibrated"]["copy_rate_ci"][0] <= COPIES / N <= report["calibrated"]["copy_rate_ci"][1]
+
+
+def test_report_has_every_key_of_the_design(audited):
+    written = json.loads((audited[1] / "report.json").read_text())
+
+    check_keys(written)
+
+
+def test_returned_report_is_the_written_one(audited):
+    report, output = audited
+
+    assert json.loads(json.dumps(report)) == json.loads((output / "report.json").read_text())
+
+
+def test_pairs_have_the_columns_order_and_decimals_of_the_design(audited, given):
+    text = (audited[1] / "pairs.csv").read_text()
+    pairs = read_table(audited[1] / "pairs.csv")
+    ids = [pair["synthetic_id"] for pair in pairs]
+
+    assert text.splitlines()[0] == COLUMNS
+    assert ids == sorted(read_image_set(given["synthetic"], "synthetic").image_ids)
+    assert all(re.fullmatch(r"-?\d\.\d{6}", pair[key]) for pair in pairs for key in ("similarity", "p_value"))
+
+
+def test_report_agrees_with_the_tables(audited):
+    report, output = audited
+    pairs, memorized = read_table(output / "pairs.csv"), read_table(output / "memorized.csv")
+    calibrated = report["calibrated"]
+    candidates = [pair for pair in pairs if pair["copy_candidate"] == "True"]
+    listed = [pair for pair in pairs if pair["in_fdr_list"] == "True"]
+
+    assert calibrated["n_copies"] == len(candidates)
+    assert calibrated["flagged_rate"] == pytest.approx(len(candidates) / N)
+    assert calibrated["n_mem"] == len({pair["training_id"] for pair in candidates})
+    assert calibrated["n_mem_patients"] == len({pair["training_patient_id"] for pair in candidates})
+    assert all((float(pair["p_value"]) <= 0.05) == (pair in candidates) for pair in pairs)
+    assert all((float(pair["similarity"]) > calibrated["threshold"]) == (pair in candidates) for pair in pairs)
+    assert calibrated["fdr"]["n_copies"] == len(listed) == sum(int(row["n_listed"]) for row in memorized)
+    assert calibrated["fdr"]["n_mem"] == len(memorized)
+    assert calibrated["n_near_identical"] == len(read_table(output / "near_identical.csv"))
+    for row in memorized:
+        best = max(float(pair["similarity"]) for pair in listed if pair["training_id"] == row["training_id"])
+        assert float(row["best_similarity"]) == pytest.approx(best, abs=2e-6)
+
+
+def test_sets_are_counted(audited):
+    sets = audited[0]["sets"]
+
+    assert {role: (sets[role]["n_images"], sets[role]["n_patients"]) for role in sets} == {
+        "training": (N, N // 2),
+        "validation": (N, N),
+        "synthetic": (N, None),
+    }
+
+
+def test_report_may_be_handed_out_and_the_tables_may_not(audited, given):
+    _, output = audited
+
+    for name in ("report.json", "report.html"):
+        text = (output / name).read_text(encoding="utf-8").lower()
+        assert CANARY not in text, f"{name} tells names"
+        assert str(output).lower() not in text
+        assert "/home/" not in text
+    assert "data:image/png" not in (output / "report.html").read_text()
+    for name in ("pairs.csv", "gallery.html"):
+        assert CANARY in (output / name).read_text(encoding="utf-8")
+
+
+def test_just_the_files_of_the_design_are_written(audited):
+    assert {path.relative_to(audited[1]).as_posix() for path in audited[1].rglob("*")} == {
+        "report.json",
+        "report.html",
+        "pairs.csv",
+        "memorized.csv",
+        "near_identical.csv",
+        "gallery.html",
+    }
+
+
+def test_without_asking_no_picture_is_written(given, encoder_file, tmp_path):
+    audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert not (tmp_path / "out" / "gallery.html").exists()
+
+
+def test_second_run_gives_the_same(audited, given, encoder_file, tmp_path):
+    report, output = audited
+
+    again = audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    for name in ("pairs.csv", "memorized.csv", "near_identical.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (output / name).read_bytes()
+    for key in set(report) - {"provenance"}:
+        assert again[key] == report[key], key
+    for key in ("image_list_sha256", "encoder_sha256", "versions", "seed"):
+        assert again["provenance"][key] == report["provenance"][key]
+
+
+def test_order_of_the_synthetic_images_does_not_matter(audited, given, encoder_file, tmp_path):
+    names = sorted(path.name for path in given["synthetic"].iterdir())[::-1]
+    listing = given["synthetic"].parent / "backwards.csv"
+    listing.write_text("\n".join(["image", *(f"synthetic/{name}" for name in names)]))
+    try:
+        audit(**given | {"synthetic": listing}, output_dir=tmp_path / "out", encoder=encoder_file)
+    finally:
+        listing.unlink()
+
+    backwards = (tmp_path / "out" / "pairs.csv").read_text().replace("synthetic/", "")
+    assert backwards == (audited[1] / "pairs.csv").read_text()
+
+
+def test_honest_synthetic_images_are_not_called_copies(given, encoder_file, tmp_path):
+    honest = write_folder(smooth_images(N, seed=11), tmp_path / "honest")
+
+    report = audit(**given | {"synthetic": honest}, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert report["verdict"]["status"] != "copies_found"
+    assert report["calibrated"]["fdr"]["n_copies"] == report["calibrated"]["n_near_identical"] == 0
+    assert read_table(tmp_path / "out" / "memorized.csv") == []
+    low, high = report["calibrated"]["false_alarm_rate_ci"]
+    assert low < report["calibrated"]["alpha_attained"] < high
+
+
+def test_training_set_audited_against_itself_is_copied_throughout(given, encoder_file, tmp_path):
+    report = audit(**given | {"synthetic": given["training"]}, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert report["calibrated"]["flagged_rate"] == 1
+    assert report["calibrated"]["n_mem"] == report["calibrated"]["n_near_identical"] == N
+    assert report["paper_protocol"]["mem_rate"] == report["paper_protocol"]["copy_rate"] == 1
+    assert report["paper_protocol"]["tau"] < 1
+
+
+def test_one_more_copy_is_one_more_near_identical_pair(given, encoder_file, tmp_path):
+    synthetic = shutil.copytree(given["synthetic"], tmp_path / "synthetic")
+    copied = read_image_set(given["training"], "training").paths[COPIES]
+    shutil.copy(copied, synthetic / "another.png")
+
+    report = audit(**given | {"synthetic": synthetic}, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert report["calibrated"]["n_near_identical"] == COPIES + 1
+    (pair,) = [p for p in read_table(tmp_path / "out" / "pairs.csv") if p["synthetic_id"] == "another.png"]
+    assert pair["training_id"].endswith(copied.name)
+    assert pair["in_fdr_list"] == "True"
+
+
+def test_too_few_validation_patients_leave_it_inconclusive(encoder_file, tmp_path):
+    sets = with_patients(write_sets(tmp_path, n=12, copies=0), tmp_path)
+
+    report = audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert report["verdict"]["status"] == "inconclusive"
+    assert "few_validation_patients" in report["verdict"]["reasons"]
+    assert report["calibrated"]["n_copies"] == 0
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    check_keys(written)
+    assert written["calibrated"]["threshold"] is None
+
+
+def test_copies_are_found_whatever_the_number_of_validation_patients(encoder_file, tmp_path):
+    sets = with_patients(write_sets(tmp_path, n=12, copies=4), tmp_path)
+
+    report = audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert report["verdict"]["status"] == "copies_found"
+    assert list(report["verdict"]["reasons"]) == ["near_identical"]
+
+
+def test_unknown_patients_are_told(encoder_file, tmp_path):
+    sets = write_sets(tmp_path, n=24, copies=3)
+
+    report = audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert "no_patient_ids" in report["verdict"]["reasons"]
+    assert report["sets"]["validation"]["n_patients"] is None
+    assert report["calibrated"]["n_mem_patients"] is None
+
+
+def test_labels_are_compared_within(encoder_file, tmp_path):
+    sets = write_sets(tmp_path, n=48, copies=6)
+    for role, folder in sets.items():
+        labels = ["ill" if i % 2 else "well" for i in range(48)]
+        sets[role] = write_csv(folder, tmp_path / f"{role}.csv", [f"{role}{i}" for i in range(48)], labels)
+
+    report = audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    pairs = read_table(tmp_path / "out" / "pairs.csv")
+    assert {pair["p_value"] for pair in pairs[:6]} == {f"{1 / 25:.6f}"}  # 24 validation patients of each label
+    assert report["calibrated"]["n_copies"] >= 6
+
+
+def test_volumes_are_audited_alike(tmp_path, few_steps):
+    sets = write_sets(tmp_path, (12, 14, 10), ".nii.gz", n=24, copies=6)
+
+    report = audit(**sets, output_dir=tmp_path / "out", gallery=True)
+
+    assert report["encoder"]["image_size"] == [12, 14, 10]
+    assert report["calibrated"]["n_near_identical"] == 6
+    pairs = read_table(tmp_path / "out" / "pairs.csv")
+    assert all(pair["training_id"] == pair["synthetic_id"].replace("synthetic", "training") for pair in pairs[:6])
+    assert {("flip", axis) for axis in (0, 1, 2)} <= {(cell["family"], cell["strength"]) for cell in report["power"]}
+    assert (tmp_path / "out" / "gallery.html").stat().st_size > 10_000
+
+
+def test_encoder_is_trained_kept_and_used_again(given, tmp_path, few_steps):
+    first = audit(**given, output_dir=tmp_path / "out")
+    weights = (tmp_path / "out" / "encoder" / "model.pt").read_bytes()
+    second = audit(**given, output_dir=tmp_path / "out")
+
+    assert (tmp_path / "out" / "encoder" / "model.pt").read_bytes() == weights
+    assert first["provenance"]["encoder_sha256"] == second["provenance"]["encoder_sha256"]
+    assert first["encoder"]["training_steps"] == 3
+
+
+def test_reconstructed_validation_is_what_the_audit_is_calibrated_on(given, encoder_file, audited, tmp_path):
+    validation = read_image_set(given["validation"], "validation")
+    for path, image in zip(validation.paths, smooth_images(N, seed=21), strict=True):
+        write_image(image, tmp_path / "reconstructed" / f"{path.stem}.npy")
+
+    report = audit(
+        **given,
+        output_dir=tmp_path / "out",
+        encoder=encoder_file,
+        reconstructed_validation=tmp_path / "reconstructed",
+    )
+
+    assert report["calibrated"]["threshold"] != audited[0]["calibrated"]["threshold"]
+    assert report["paper_protocol"]["tau"] == audited[0]["paper_protocol"]["tau"]
+    assert report["sets"]["reconstructed_validation"]["n_patients"] == N
+
+
+def test_reconstruction_of_no_validation_image_is_named(given, encoder_file, tmp_path):
+    folder = write_folder(smooth_images(2), tmp_path / "strange", "stranger")
+
+    refuses(
+        tmp_path / "out",
+        r"reconstructed_validation: 2 of its images .* \(such as stranger_000\.png\)",
+        **given,
+        encoder=encoder_file,
+        reconstructed_validation=folder,
+    )
+
+
+def test_unreadable_images_stop_the_audit_or_are_counted(given, encoder_file, tmp_path):
+    synthetic = shutil.copytree(given["synthetic"], tmp_path / "synthetic")
+    (synthetic / "broken.png").write_bytes(b"broken")
+    arguments = given | {"synthetic": synthetic, "encoder": encoder_file}
+
+    refuses(tmp_path / "out", r"synthetic: .*broken\.png: cannot be read .*--skip-unreadable", **arguments)
+    report = audit(**arguments, output_dir=tmp_path / "out", skip_unreadable=True)
+
+    assert report["sets"]["synthetic"]["n_unreadable"] == 1
+    assert len(read_table(tmp_path / "out" / "pairs.csv")) == N
+
+
+def test_images_of_another_size_are_scaled_and_counted(given, encoder_file, tmp_path):
+    folder = write_folder(smooth_images(30, (64, 64), seed=5), tmp_path / "large")
+
+    report = audit(**given | {"synthetic": folder}, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert report["sets"]["synthetic"]["n_resized"] == 30
+    assert report["sets"]["training"]["n_resized"] == 0
+
+
+def test_validation_patient_in_the_training_set_is_named(given, encoder_file, tmp_path):
+    text = given["validation"].read_text().replace(f"{CANARY}-patient-validation-7\n", f"{CANARY}-patient-training-7\n")
+    shutil.copytree(given["validation"].parent / "validation", tmp_path / "validation")
+    (tmp_path / "validation.csv").write_text(text)
+
+    refuses(
+        tmp_path / "out",
+        rf"validation: 1 patient also in the training set \({CANARY}-patient-training-7\)",
+        **given | {"validation": tmp_path / "validation.csv", "encoder": encoder_file},
+    )
+
+
+def test_image_in_both_sets_is_named_whatever_its_file(given, encoder_file, tmp_path):
+    validation = shutil.copytree(given["validation"].parent / "validation", tmp_path / "validation")
+    image = smooth_images(N, seed=1)[4]  # as the fifth training image was written
+    write_image((image * 255).round(), validation / "leaked.npy")
+
+    refuses(
+        tmp_path / "out",
+        rf"validation: 1 of its images .* training set too, leaked\.npy as training/{CANARY}-image_training_004\.png",
+        **given | {"validation": validation, "encoder": encoder_file},
+    )
+
+
+def test_missing_validation_set_is_told_with_what_to_do(given, encoder_file, tmp_path):
+    refuses(
+        tmp_path / "out",
+        r"validation: none given; .*monai-memorization split",
+        **given | {"validation": None, "encoder": encoder_file},
+    )
+
+
+@pytest.mark.parametrize("name", ["alpha", "q"])
+@pytest.mark.parametrize("level", [0, 1, -0.1, 5, float("nan")])
+def test_level_outside_0_to_1_is_refused(given, tmp_path, name, level):
+    refuses(tmp_path / "out", rf"{name}\b.*{level}", **given, **{name: level})
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", ""])
+def test_device_that_is_not_there_is_named(given, tmp_path, device):
+    message = rf"device: '{device}' cannot be used here .*; give cpu, cuda or auto"
+
+    refuses(tmp_path / "out", message, **given, device=device)
+
+
+def test_device_is_chosen():
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_encoder_of_another_dimension_is_refused(given, tmp_path):
+    save_encoder(ContrastiveEncoder((8, 8, 8)), tmp_path / "model.pt")
+
+    refuses(tmp_path / "out", r"encoder: .*model\.pt is for 3D images", **given, encoder=tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("role", ["training", "validation", "synthetic"])
+def test_empty_folder_is_named_by_its_argument(given, encoder_file, tmp_path, role):
+    (tmp_path / "empty").mkdir()
+
+    refuses(
+        tmp_path / "out",
+        rf"{role}: no image in .*empty",
+        **given | {role: tmp_path / "empty", "encoder": encoder_file},
+    )
+
+
+def test_volume_among_synthetic_pictures_is_named(given, encoder_file, tmp_path):
+    synthetic = write_folder(smooth_images(3, (8, 8, 8)), tmp_path / "volumes", suffix=".nii.gz")
+
+    refuses(
+        tmp_path / "out",
+        r"synthetic: .*image_000\.nii\.gz: is 8x8x8, a 3D image among 2D ones",
+        **given | {"synthetic": synthetic, "encoder": encoder_file},
+    )
+
+
+def test_output_in_the_place_of_a_file_is_refused(given, encoder_file, tmp_path):
+    (tmp_path / "out").write_text("a file")
+
+    with pytest.raises(InputError, match=r"out.*cannot be written"):
+        audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_a_single_synthetic_image_is_audited(given, encoder_file, tmp_path):
+    one = write_folder(smooth_images(N, seed=1)[:1], tmp_path / "one")
+
+    report = audit(**given | {"synthetic": one}, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert report["calibrated"]["n_near_identical"] == 1
+    assert report["verdict"]["status"] == "copies_found"
+
+
+def test_inputs_are_not_touched(given, encoder_file, tmp_path):
+    def state():
+        root = given["synthetic"].parent
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        return [(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+
+    before = state()
+    audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert state() == before
