@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: exit statuses, one line for what is wrong, and the same names as everywhere else."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_up_images import smooth_images, write_csv, write_folder
+
+from monai_memorization import __version__
+from monai_memorization.auditing import audit
+from monai_memorization.cli import main, parser
+from monai_memorization.images.sets import read_image_set
+
+EVALUATE = Path(__file__).parent.parent / "bundles" / "memorization_audit" / "configs" / "evaluate.json"
+COMMANDS = ("demo", "split", "audit")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Thirty images of ten patients."""
+    folder = tmp_path_factory.mktemp("images")
+    write_folder(smooth_images(30), folder / "images")
+    return write_csv(folder / "images", folder / "images.csv", [f"patient-{i // 3}" for i in range(30)])
+
+
+def subparser(command: str) -> argparse.ArgumentParser:
+    (commands,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return commands.choices[command]
+
+
+def defaults_of_command(command: str) -> dict[str, object]:
+    actions = [action for action in subparser(command)._actions if action.dest != "help"]
+    return {action.dest: action.default for action in actions}
+
+
+def fails(capsys, *arguments: object) -> str:
+    """Run a command that must fail, and return what it prints: one line."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as exit_:  # of the parser
+        status = exit_.code
+    output = capsys.readouterr()
+    assert status == 2
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    return output.err
+
+
+def test_split_writes_two_sets_that_share_no_patient(images, tmp_path, capsys):
+    assert main(["split", str(images), "--output-dir", str(tmp_path / "sets"), "--share", "0.3", "--seed", "1"]) == 0
+
+    training, validation = (read_image_set(tmp_path / "sets" / f"{r}.csv", r) for r in ("training", "validation"))
+    assert set(training.patient_ids) & set(validation.patient_ids) == set()
+    assert (training.n_patients, validation.n_patients) == (7, 3)
+    assert len(training) + len(validation) == 30
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'sets' / 'training.csv'}: 21 images of 7 patients",
+        f"{tmp_path / 'sets' / 'validation.csv'}: 9 images of 3 patients",
+    ]
+
+
+def test_split_of_a_folder_says_that_patients_are_unknown(images, tmp_path, capsys):
+    assert main(["split", str(images.parent / "images"), "--output-dir", str(tmp_path)]) == 0
+
+    assert "Patients are not known" in capsys.readouterr().out
+
+
+def test_split_that_is_refused_writes_nothing(images, tmp_path, capsys):
+    message = fails(capsys, "split", images, "--output-dir", tmp_path / "sets", "--share", 1.5)
+
+    assert message.startswith("monai-memorization: share: 1.5 of 10 patients")
+    assert not (tmp_path / "sets").exists()
+
+
+def test_audit_prints_the_verdict_and_where_the_report_lies(encoder_file, tmp_path, capsys):
+    training = smooth_images(30, seed=1)
+    folders = {
+        "training": write_folder(training, tmp_path / "a", "a"),
+        "validation": write_folder(smooth_images(30, seed=2), tmp_path / "b", "b"),
+        "synthetic": write_folder(training[:8], tmp_path / "c", "c"),
+    }
+    options = [word for role, folder in folders.items() for word in (f"--{role}", str(folder))]
+
+    status = main(["audit", *options, "--output-dir", str(tmp_path / "out"), "--encoder", str(encoder_file)])
+
+    printed = capsys.readouterr().out
+    assert status == 0
+    assert "8 of 8 synthetic images" in printed
+    assert f"Report: {tmp_path / 'out' / 'report.html'}" in printed
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["verdict"]["status"] == "copies_found"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["split", "nowhere", "--output-dir", "out"], r"^monai-memorization: images: nowhere does not exist"),
+        (["audit", "--training", "nowhere", "--synthetic", "x", "--output-dir", "out"], r"validation: none given"),
+        (
+            ["audit", "--training", "nowhere", "--validation", "y", "--synthetic", "x", "--output-dir", "out"],
+            r"^monai-memorization: training: nowhere does not exist",
+        ),
+        (["audit", "--synthetic", "x", "--output-dir", "out"], r"required: --training.*--help shows the options"),
+        (["audit", "--alpha", "five"], r"argument --alpha: invalid float value: 'five'"),
+        (["audit", "--colour", "x"], r"required|--colour"),
+        (["split", "x", "--output-dir", "out", "--colour"], r"unrecognized arguments: --colour"),
+        (["frobnicate"], r"invalid choice: 'frobnicate'"),
+        ([], r"required: COMMAND"),
+    ],
+)
+def test_bad_usage_is_one_line_that_names_it(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+
+    assert re.search(message, fails(capsys, *arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_message_on_a_file_with_a_line_break_in_its_name_is_one_line(capsys, tmp_path):
+    assert "no image in" in fails(capsys, "split", _folder(tmp_path / "two\nlines"), "--output-dir", tmp_path / "out")
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for action in subparser(command)._actions:
+        assert action.help
+        assert (action.option_strings or [action.dest])[-1] in text
+
+
+def test_help_lists_the_commands(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^ +{command} ", text, re.M) for command in COMMANDS)
+
+
+def test_command_config_and_function_have_the_same_names_and_defaults():
+    parameters = inspect.signature(audit).parameters
+    config = json.loads(EVALUATE.read_text(encoding="utf-8"))
+    options = defaults_of_command("audit")
+    keys = {key: config[key] for key in config if key not in ("_desc_", "imports", "bundle_root", "run")}
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+
+    assert list(options) == list(keys) == list(parameters)
+    assert {name: options[name] for name in defaults} == defaults
+    assert {name: keys[name] for name in defaults} == defaults
+    (call,) = config["run"]
+    assert re.findall(r"(\w+)=@(\w+)", call) == [(name, name) for name in parameters]
+
+
+def test_installed_command_runs(images, tmp_path):
+    command = Path(sys.executable).with_name("monai-memorization")
+    assert command.is_file(), "install the package: pip install --editable ."
+
+    arguments = ["split", images, "--output-dir", tmp_path, "--share", "0"]
+    result = subprocess.run([command, *arguments], capture_output=True, text=True)
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("monai-memorization: share: 0.0 of 10 patients")
+    assert "Traceback" not in result.stderr
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.strip() == __version__
