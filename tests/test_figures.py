@@ -81,6 +81,13 @@ def test_sets_of_different_size_are_drawn_as_shares():
     assert few == many
 
 
+def test_curves_of_nothing_stand_on_whole_numbers():
+    numbers = texts(figures.accumulation_curve([0, 10, 20], [0, 0, 0], [0, 0]))
+
+    assert numbers.count("0") == 2
+    assert "1" in numbers
+
+
 def test_empty_counts_are_drawn():
     assert "<svg" in figures.similarity_histogram([0, 0.5, 1], [0, 0], [1, 3])
 

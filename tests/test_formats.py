@@ -44,10 +44,17 @@ def test_a_percentage_is_within_half_a_unit_of_the_rate(rate):
     assert abs(float(text) - 100 * rate) <= (0.5 if rate >= 0.0995 else 0.05 if rate >= 0.0095 else 0.01) + 1e-9
 
 
-@given(st.floats(-1, 1, exclude_max=True))
-def test_a_similarity_below_one_never_reads_one(similarity):
-    text = formats.decimal(similarity)
-    assert similarity > 1 - 1e-6 or float(text) < 1
+@given(st.floats(-1, 1 - 1e-6))
+def test_a_similarity_or_auc_below_one_never_reads_one(value):
+    assert float(formats.similarity(value)) < 1
+    assert float(formats.decimal(value)) < 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.735, "0.735"), (0.98765, "0.988"), (0.9951, "0.9951"), (0.99931, "0.99931"), (1.0, "1.000")]
+)
+def test_similarities_near_one_keep_the_digits_that_tell_them_apart(value, text):
+    assert formats.similarity(value) == text
 
 
 @pytest.mark.parametrize(
@@ -102,6 +109,7 @@ def test_moments_read_as_dates_where_they_are(created, text):
         "percent",
         "percent_interval",
         "plain",
+        "similarity",
         "size",
     ],
 )

@@ -63,6 +63,16 @@ def test_an_inconclusive_verdict_says_why_and_what_to_do():
     assert "at least 19" in reason(report, "few_validation_patients").cure
 
 
+def test_an_inconclusive_verdict_is_one_sentence():
+    sentence = said(verdict_sentence(unknown_patients()))
+
+    assert (
+        "rule them out: of the copies planted to test the audit only 62 % were found; it needs at least 80 %"
+        in sentence
+    )
+    assert sentence.count(".") == 1
+
+
 @pytest.mark.parametrize(
     ("code", "text"),
     [

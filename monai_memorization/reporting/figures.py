@@ -12,8 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
+
+from monai_memorization.reporting.formats import similarity
 
 # Okabe and Ito's blue and vermilion: told apart by colour-blind readers, and in grey by filling against line
 VALIDATION = "#0072b2"
@@ -63,10 +65,13 @@ def similarity_histogram(
         axes.stairs(_shares(validation), edges, color=VALIDATION, linewidth=1, label="validation → training")
         axes.stairs(_shares(synthetic), edges, color=SYNTHETIC, linewidth=2, label="synthetic → training")
         if threshold is not None:
-            axes.axvline(threshold, color=INK, linewidth=1.5, linestyle="--", label=f"threshold {threshold:.3f}")
+            axes.axvline(
+                threshold, color=INK, linewidth=1.5, linestyle="--", label=f"threshold {similarity(threshold)}"
+            )
         if tau is not None:
-            axes.axvline(tau, color=QUIET, linewidth=1.5, linestyle=":", label=f"paper's τ {tau:.3f}")
+            axes.axvline(tau, color=QUIET, linewidth=1.5, linestyle=":", label=f"paper's τ {similarity(tau)}")
         axes.set(xlabel="similarity to the nearest training image", ylabel="share of the set")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
     return _svg(
@@ -147,8 +152,10 @@ def accumulation_curve(n_drawn: Sequence[float], synthetic: Sequence[float], val
     def draw(axes: Axes) -> None:
         axes.plot(n_drawn[: len(validation)], validation, color=VALIDATION, linewidth=2, label="validation images")
         axes.plot(n_drawn[: len(synthetic)], synthetic, color=SYNTHETIC, linewidth=2, label="synthetic images")
-        axes.set(xlabel="images drawn", ylabel="training images matched", xlim=(0, None), ylim=(0, None))
+        axes.set(xlabel="images drawn", ylabel="training images matched", xlim=(0, None))
+        axes.set(ylim=(0, max(1, *axes.get_ylim())))
         for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6, integer=True))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
     return _svg(draw, "Training images matched by copy candidates against the number of images drawn.")

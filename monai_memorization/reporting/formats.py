@@ -46,11 +46,21 @@ def percent_interval(ends: Sequence[float] | None) -> str | None:
     return f"{low.removesuffix(NO_BREAK + '%')} to {high}"
 
 
-def decimal(value: float | None, digits: int = 3) -> str | None:
-    """Write a similarity or an AUC; no fewer digits than keep it from rounding to 1."""
+def decimal(value: float | None, digits: int = 2) -> str | None:
+    """Write an AUC; as many more digits as keep it from rounding to 1."""
     if not _known(value):
         return None
     while digits < 6 and value < 1 and round(value, digits) == 1:
+        digits += 1
+    return f"{value:.{digits}f}"
+
+
+def similarity(value: float | None) -> str | None:
+    """Write a similarity: 0.735, and near 1 as many digits as tell two apart, 0.99931."""
+    if not _known(value):
+        return None
+    digits = 3
+    while digits < 6 and 0 < 1 - value < 10 ** (1 - digits):
         digits += 1
     return f"{value:.{digits}f}"
 

@@ -57,7 +57,8 @@ def verdict_sentence(report: Mapping[str, Any]) -> str:
     if verdict["status"] == "no_copies_found":
         return _clean_sentence(report)
     causes = [reason(report, code).text for code in reasons if code != "no_patient_ids"]
-    return ": ".join(["this audit can neither find copies nor rule them out", *causes[:1]])
+    because = f": {causes[0][0].lower()}{causes[0][1:]}" if causes else "."
+    return "this audit can neither find copies nor rule them out" + because
 
 
 def _copies_sentence(report: Mapping[str, Any], reasons: list[str]) -> str:
@@ -147,7 +148,7 @@ def _few_validation_patients(report: Mapping[str, Any]) -> Reason:
 def _low_power(report: Mapping[str, Any]) -> Reason:
     recall = percent((report.get("power_summary") or {}).get("working_recall"))
     text = (
-        f"The audit found only {recall} of the copies planted to test it, below the {percent(RECALL_NEEDED)} it needs."
+        f"Of the copies planted to test the audit only {recall} were found; it needs at least {percent(RECALL_NEEDED)}."
         if recall
         else f"It is not known whether the audit finds at least {percent(RECALL_NEEDED)} of planted copies."
     )

@@ -24,6 +24,7 @@ _FORMATS = (
     formats.percent,
     formats.percent_interval,
     formats.plain,
+    formats.similarity,
     formats.size,
     formats.words,
 )
