@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -102,7 +100,9 @@ def run_demo(output_dir: Path, settings: DemoSettings | None = None) -> None:
 
 def _clear(output_dir: Path, settings: DemoSettings) -> None:
     """Remove what an earlier demo left; refuse any other folder with content."""
-    if output_dir.exists() and not (output_dir.is_dir() and ((output_dir / MARK).is_file() or not any(output_dir.iterdir()))):
+    if output_dir.exists() and not (
+        output_dir.is_dir() and ((output_dir / MARK).is_file() or not any(output_dir.iterdir()))
+    ):
         raise InputError(
             f"output_dir: {output_dir} exists and is not the folder of an earlier demo; nothing was written. "
             "Name a new folder, or empty this one"
@@ -121,7 +121,7 @@ def _train_generator(output_dir: Path, training: Path, settings: DemoSettings) -
     with _stage("Train the diffusion model"):
         steps = {"diffusion_steps": settings.late_steps, "save_interval": settings.early_steps}
         # the average must not reach back beyond the early model's own training
-        _run_bundle("train_diffusion", settings, **common, **steps, ema_momentum=min(1.0, 10 / settings.early_steps))
+        _run_bundle("train_diffusion", settings, **common, **steps, ema_momentum=min(0.5, 10 / settings.early_steps))
 
 
 def _moments(settings: DemoSettings) -> dict[str, str]:
@@ -167,3 +167,16 @@ def _stage(title: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     print(f"    {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def _table(reports: dict[str, dict[str, Any]]) -> str:
+    """Set the audits side by side, one column each."""
+    rows = [("", list(reports))]
+    columns = list(reports.values())
+    rows.append(("tau (paper protocol)", [decimal(r["paper_protocol"]["tau"], 3) or "" for r in columns]))
+    for key, label in (("n_mem", "N_mem, copy candidates"), ("n_copies", "N_copies, copy candidates")):
+        rows.append((label, [count(r["calibrated"][key]) or "" for r in columns]))
+    rows.append(("Copy rate, at least", [percent(r["calibrated"]["copy_rate"]) or "" for r in columns]))
+    rows.append(("FDR list", [count(r["calibrated"]["fdr"]["n_copies"]) or "" for r in columns]))
+    rows.append(("Verdict", [verdict_label(r) for r in columns]))
+    return "\n".join(f"{label:28}" + "".join(f"{cell:>20}" for cell in cells) for label, cells in rows)
