@@ -98,7 +98,7 @@ def _cell(
         "share_of_divisions_in_interval": inside / N_DIVISIONS,
         "paper_copy_rate": _mean_and_error(paper_copies)[0],
         "paper_mem_rate": _mean_and_error(paper_mem)[0],
-        "paper_mem_null_rate": mem_null_rate(n_s, n_v),
+        "paper_mem_null_rate": mem_null_rate(n_v, n_s),
     }
 
 
