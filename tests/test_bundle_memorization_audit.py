@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import inspect
 import json
 import logging
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -244,6 +247,31 @@ def test_evaluate_config_is_the_audit(bundle, tmp_path, size, suffix):
     assert report["calibrated"]["alpha"] == 0.1
     assert report["calibrated"]["n_near_identical"] == 5
     assert (tmp_path / "out" / "gallery.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["train", "inference", "evaluate"])
+def test_config_imports_no_bare_module(name):
+    # MONAI imports the package and then asks it for the name, which a module has only once something imported it
+    for statement in json.loads((BUNDLE / "configs" / f"{name}.json").read_text())["imports"]:
+        package, imported = re.fullmatch(r"\$from ([\w.]+) import (\w+)", statement).groups()
+        assert not inspect.ismodule(getattr(importlib.import_module(package), imported)), statement
+
+
+def test_audit_runs_from_the_command_line_of_monai(bundle, encoder_file, tmp_path):
+    training = smooth_images(24, seed=1)
+    sets = {
+        "training": write_folder(training, tmp_path / "training", "t"),
+        "validation": write_folder(smooth_images(24, seed=2), tmp_path / "validation", "v"),
+        "synthetic": write_folder(training[:5], tmp_path / "synthetic", "s"),
+    }
+    options = {**sets, "encoder": encoder_file, "output_dir": tmp_path / "out", "bundle_root": bundle}
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config(bundle, "evaluate"), *words]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["verdict"]["status"] == "copies_found"
 
 
 def test_readme_names_only_configs_and_options_that_exist():
