@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from monai_memorization.errors import InputError
 from monai_memorization.generation.feature_loss import FeatureLoss
 from monai_memorization.generation.latents import decode, encode
-from monai_memorization.images.sets import ImageSet, write_image_set
+from monai_memorization.images.preparation import PreparedImages
 
 
 def kl_divergence(mu: Tensor, sigma: Tensor) -> Tensor:
@@ -179,13 +180,27 @@ class ReconstructionInferer(Inferer):
         return decode(network, encode(network, inputs))
 
 
-def write_listing(images: ImageSet, folder: str | Path, suffix: str) -> None:
-    """Write ``images.csv`` beside images that were saved as 000000, 000001, ...: whose images they are.
+def named_items(images: PreparedImages) -> list[dict[str, Any]]:
+    """Return the items of a set with what MONAI's ``SaveImaged`` needs to write ``pred`` under the image's own name.
+
+    The audit knows a reconstruction by the name of the image that it was made from, its folder and suffix left out.
 
     Args:
-        images: the set that they were made from, in the same order.
-        folder: where they lie.
-        suffix: of their names, with the dot.
+        images: the set to reconstruct.
+
+    Raises:
+        InputError: if two images would be written under one name.
     """
-    paths = tuple(Path(folder, f"{index:06d}{suffix}") for index in range(len(images)))
-    write_image_set(replace(images, paths=paths), Path(folder, "images.csv"))
+    names = Counter(_bare_name(image_id) for image_id in images.images.image_ids)
+    repeated = [name for name, n in names.items() if n > 1]
+    if repeated:
+        raise InputError(
+            f"{images.images.role}: several images are named {repeated[0]}, in different folders or with different "
+            "suffixes; give them different names, so that their reconstructions do not overwrite each other"
+        )
+    items = [images[index] for index in range(len(images))]
+    return [item | {"pred_meta_dict": {"filename_or_obj": _bare_name(str(item["image_id"]))}} for item in items]
+
+
+def _bare_name(image_id: str) -> str:
+    return PurePosixPath(image_id).name.split(".")[0]
