@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from monai_memorization.auditing import audit
 from monai_memorization.errors import InputError
 from monai_memorization.images.sets import read_image_set, split, write_image_set
 from monai_memorization.reporting.sentences import verdict_sentence
@@ -95,6 +94,8 @@ def _split(images: Path, output_dir: Path, share: float, seed: int) -> None:
 
 
 def _audit(output_dir: Path, **options: Any) -> None:
+    from monai_memorization.auditing import audit  # loads MONAI, which takes seconds that `split` and --help can save
+
     report = audit(output_dir=output_dir, **options)
     print(verdict_sentence(report))
     print(f"Report: {output_dir / 'report.html'}")
