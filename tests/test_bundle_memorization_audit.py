@@ -174,6 +174,16 @@ def test_train_config_trains_an_encoder_that_loads(bundle, tmp_path, size, suffi
     assert not same_weights(encoder, untrained)
 
 
+def test_train_config_tells_the_loss_every_hundred_steps(bundle, tmp_path, caplog):
+    folder = write_folder(smooth_images(4, (16, 16)), tmp_path / "images")
+    size = {"image_size": [16, 16], "max_epochs": 4, "epoch_length": 50}
+
+    run(bundle, "train", training=folder, **size)
+
+    lines = [record.getMessage() for record in caplog.records if "train_loss" in record.getMessage()]
+    assert [line.partition(" --")[0] for line in lines] == ["Epoch: 2/4, Iter: 50/50", "Epoch: 4/4, Iter: 50/50"]
+
+
 def test_train_config_repeats_with_its_seed(bundle, tmp_path):
     folder = write_folder(smooth_images(6), tmp_path / "images")
 
