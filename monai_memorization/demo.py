@@ -114,7 +114,7 @@ def _clear(output_dir: Path, settings: DemoSettings) -> None:
 def _train(output_dir: Path, training: Path, validation: Path, settings: DemoSettings) -> None:
     """Train the generator, reconstruct the validation images with it, train the copy detector."""
     models = str(output_dir / "models")
-    common = {"training": str(training), "output_dir": models, "seed": settings.seed, "log_interval": 1_000_000}
+    common = {"training": str(training), "output_dir": models, "seed": settings.seed}
     with _stage("train the autoencoder"):
         # so short a training is better off without an adversary
         steps = {"autoencoder_steps": settings.autoencoder_steps, "adversarial_warmup": settings.autoencoder_steps}
@@ -156,25 +156,36 @@ def _run_bundle(name: str, settings: DemoSettings, **overrides: Any) -> None:
     """Run a config of the 2D bundle as MONAI's runner does, with a progress bar of ours."""
     configs = files("monai_memorization.bundles") / "latent_diffusion_2d" / "configs"
     trains = name.startswith("train")
-    workflow = ConfigWorkflow(
-        [str(configs / f"{name}.json"), str(configs / "quick.yaml")],
-        logging_file=False,
-        workflow_type="train" if trains else "inference",
-        image_size=list(settings.image_size),
-        **overrides,
-    )
-    workflow.initialize()
-    engine = workflow.parser.get_parsed_content("train#trainer" if trains else "evaluator")
-    with progress(engine.state.epoch_length * engine.state.max_epochs, name) as bar:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: bar.update())
-        workflow.run()
-    workflow.finalize()
+    with _quiet():
+        workflow = ConfigWorkflow(
+            [str(configs / f"{name}.json"), str(configs / "quick.yaml")],
+            logging_file=False,
+            workflow_type="train" if trains else "inference",
+            image_size=list(settings.image_size),
+            **overrides,
+        )
+        workflow.initialize()
+        engine = workflow.parser.get_parsed_content("train#trainer" if trains else "evaluator")
+        with progress(engine.state.epoch_length * engine.state.max_epochs, name) as bar:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: bar.update())
+            workflow.run()
+        workflow.finalize()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep MONAI's and Ignite's running commentary out: the stages and bars say the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager
 def _stage(title: str) -> Iterator[None]:
-    """Say what is being done, and how long it took; MONAI's own words about files of logging settings stay out."""
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+    """Say what is being done, and how long it took."""
     print(f"{title} ...", flush=True)
     start = time.perf_counter()
     yield
