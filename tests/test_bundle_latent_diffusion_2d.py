@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The 2D generator bundle: every config through MONAI's own runner, and the host's own checks."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import monai.bundle
+import pytest
+import torch
+import yaml
+from monai.utils import set_determinism
+from small_generators import SMALL
+
+from monai_memorization.errors import InputError
+from monai_memorization.generation.latents import LatentDiffusionUNet
+from monai_memorization.images.preparation import prepared_images, read_image
+
+BUNDLE = Path(__file__).parent.parent / "bundles" / "latent_diffusion_2d"
+TRAINING = ("train_autoencoder", "train_diffusion")
+CONFIGS = (*TRAINING, "inference", "reconstruct")
+STEPS = {"autoencoder_steps": 3, "diffusion_steps": 3, "autoencoder_batch_size": 16, "diffusion_batch_size": 16}
+# fewer steps than MONAI's scheduler strides over exactly: enough to see that images are drawn
+DRAWING = {"denoising_steps": 4, "batch_size": 3}
+
+
+@pytest.fixture(autouse=True)
+def unchanged_process():
+    """Undo what the configs set for the whole process."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers, logging.root.level = handlers, level
+    set_determinism(None)
+
+
+def written(name: str) -> dict:
+    return json.loads((BUNDLE / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def config(name: str) -> str:
+    return str(BUNDLE / "configs" / name)
+
+
+def run(name: str, *fragments: str, **overrides: object) -> None:
+    options = {"logging_file": False} | SMALL | STEPS | DRAWING
+    options |= {key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()}
+    monai.bundle.run(config_file=[config(f"{name}.json"), *map(config, fragments)], **options)
+
+
+def train(folder: Path, output_dir: Path, **overrides: object) -> Path:
+    for name in TRAINING:
+        run(name, training=folder, output_dir=output_dir, **overrides)
+    return output_dir
+
+
+@pytest.fixture(scope="module")
+def models(training_folder, tmp_path_factory) -> Path:
+    """Weights of both networks after three steps, and of the diffusion model after two."""
+    return train(training_folder, tmp_path_factory.mktemp("models"), save_interval=2)
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, other = (torch.load(path, weights_only=True) for path in (first, second))
+    assert one.keys() == other.keys()
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def pictures(folder: Path) -> dict[str, torch.Tensor]:
+    return {path.stem: read_image(path) / 255 for path in sorted(folder.iterdir())}
+
+
+def test_training_and_sampling_leave_the_files_they_promise(models, tmp_path):
+    states = {"autoencoder_state_checkpoint_iteration=2.pt", "diffusion_state_checkpoint_iteration=2.pt"}
+    weights = {"autoencoder.pt", "model.pt", "autoencoder_iteration=2.pt", "diffusion_iteration=2.pt"}
+    assert {path.name for path in models.iterdir()} == weights | states
+
+    run("inference", model_dir=models, output_dir=tmp_path, n_images=4, first_seed=8)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{seed:06}.png" for seed in (8, 9, 10, 11)}
+
+
+def test_scale_factor_of_the_training_latents_is_among_the_weights(models, training_folder):
+    parser = monai.bundle.ConfigParser(written("train_diffusion"))
+    parser.update(SMALL | {"training": str(training_folder), "output_dir": str(models)})
+    latents = parser.get_parsed_content("train#dataset").latents
+    for name in ("model.pt", "diffusion_iteration=2.pt"):
+        scale_factor = torch.load(models / name, weights_only=True)["scale_factor"]
+        assert (latents * scale_factor).std().item() == pytest.approx(1, rel=1e-4)
+
+
+def test_sampling_applies_the_scale_factor(models, tmp_path):
+    weights = torch.load(models / "model.pt", weights_only=True)
+    for name, factor in (("one", 1.0), ("two", 100.0)):
+        torch.save(weights | {"scale_factor": weights["scale_factor"] * factor}, tmp_path / f"{name}.pt")
+        drawn = {"diffusion_weights": tmp_path / f"{name}.pt", "output_dir": tmp_path / name}
+        run("inference", model_dir=models, n_images=2, **drawn)
+    one, two = pictures(tmp_path / "one"), pictures(tmp_path / "two")
+    # with a hundredth of the latent, all images are nearly that of the zero latent
+    assert (one["000000"] - one["000001"]).abs().mean() > 3 * (two["000000"] - two["000001"]).abs().mean()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_images_do_not_depend_on_the_batch_they_are_drawn_in(models, tmp_path, batch_size):
+    run("inference", model_dir=models, output_dir=tmp_path / "a", n_images=7, batch_size=3)
+    run("inference", model_dir=models, output_dir=tmp_path / "b", n_images=7, batch_size=batch_size)
+    first, second = pictures(tmp_path / "a"), pictures(tmp_path / "b")
+    assert first.keys() == second.keys()
+    for name, image in first.items():
+        # one grey level, since 1e-4 can still cross the border between two
+        torch.testing.assert_close(image, second[name], atol=1.01 / 255, rtol=0)
+
+
+def test_early_and_late_weights_draw_different_images(models, tmp_path):
+    early = models / "diffusion_iteration=2.pt"
+    run("inference", model_dir=models, diffusion_weights=early, output_dir=tmp_path / "early", n_images=1)
+    run("inference", model_dir=models, output_dir=tmp_path / "late", n_images=1)
+    assert not torch.equal(pictures(tmp_path / "early")["000000"], pictures(tmp_path / "late")["000000"])
+
+
+def test_reconstructions_are_those_of_the_autoencoder_under_the_names_of_the_images(models, training_folder, tmp_path):
+    run("reconstruct", validation=training_folder, model_dir=models, output_dir=tmp_path)
+    reconstructed = pictures(tmp_path)
+    images = prepared_images(training_folder, (32, 32))
+    assert list(reconstructed) == [path.stem for path in sorted(training_folder.iterdir())]
+
+    parser = monai.bundle.ConfigParser(written("reconstruct"))
+    parser.update(SMALL | {"model_dir": str(models)})
+    network = parser.get_parsed_content("network")
+    for index in (0, 39):
+        with torch.no_grad():
+            expected = network.reconstruct(images[index]["image"][None]).clamp(0, 1)[0]
+        # an untrained autoencoder hardly varies, but a picture written transposed would be another
+        assert (expected - expected.transpose(-1, -2)).abs().max() > 2 / 255
+        torch.testing.assert_close(reconstructed[f"train_{index:03}"], expected, atol=1.01 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_repeats_with_its_seed(models, training_folder, tmp_path, seed):
+    train(training_folder, tmp_path, seed=seed)
+    for name in ("autoencoder.pt", "model.pt"):
+        assert same_weights(tmp_path / name, models / name) is (seed == 0)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("train_autoencoder", "autoencoder"), ("train_diffusion", "diffusion")])
+def test_training_resumes_where_it_stopped(models, training_folder, tmp_path, caplog, name, kind):
+    shutil.copy(models / "autoencoder.pt", tmp_path)
+    state = models / f"{kind}_state_checkpoint_iteration=2.pt"
+    with caplog.at_level(logging.INFO):
+        run(name, training=training_folder, output_dir=tmp_path, resume=state, save_interval=1, log_interval=1)
+    assert (tmp_path / f"{kind}_iteration=3.pt").is_file()
+    assert not (tmp_path / f"{kind}_iteration=2.pt").exists()
+    before = torch.load(state, weights_only=True)
+    after = torch.load(tmp_path / f"{kind}_state_checkpoint_iteration=3.pt", weights_only=True)
+    assert (before["trainer"]["iteration"], after["trainer"]["iteration"]) == (2, 3)
+    steps = [int(content["optimizer"]["state"][0]["step"]) for content in (before, after)]
+    assert steps == [2, 3]
+    # one step of Adam moves a weight by the learning rate, a new network lies far away
+    moved = [(after["network"][key] - value).abs().max() for key, value in before["network"].items()]
+    assert 0 < max(moved) <= 1.5 * written(name)[f"{kind}_learning_rate"] + 1e-6
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_augmentation_reaches_the_training(models, training_folder, tmp_path, name):
+    shutil.copy(models / "autoencoder.pt", tmp_path)
+    flip = "$monai.transforms.RandFlip(prob=0.5, spatial_axis=1)"
+    run(name, training=training_folder, output_dir=tmp_path, augmentation=flip)
+    produced = "autoencoder.pt" if name == "train_autoencoder" else "model.pt"
+    assert not same_weights(tmp_path / produced, models / produced)
+
+
+def test_missing_autoencoder_is_named(training_folder, tmp_path):
+    with pytest.raises(RuntimeError) as caught:
+        run("train_diffusion", training=training_folder, output_dir=tmp_path)
+    cause = caught.value
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    assert isinstance(cause, InputError)
+    assert "autoencoder.pt: no such file" in str(cause)
+
+
+@pytest.mark.parametrize("preset", ["folder", "chestxray14"])
+def test_data_preset_says_where_the_training_images_are(training_folder, tmp_path, preset):
+    if preset == "chestxray14":
+        lines = [f"{path},{path.stem}" for path in sorted(training_folder.iterdir())]
+        (tmp_path / "training.csv").write_text("\n".join(["image,patient_id", *lines]))
+    dataset_dir = tmp_path if preset == "chestxray14" else training_folder
+    run("train_autoencoder", f"data/{preset}.yaml", dataset_dir=dataset_dir, output_dir=tmp_path / "out")
+    assert (tmp_path / "out" / "autoencoder.pt").is_file()
+
+
+def test_quick_recipe_runs_from_end_to_end(training_folder, tmp_path):
+    short = {"logging_file": False, "autoencoder_steps": 2, "adversarial_warmup": 1, "diffusion_steps": 1}
+    models, images = tmp_path / "models", tmp_path / "images"
+    for name in TRAINING:
+        files = [config(f"{name}.json"), config("quick.yaml")]
+        monai.bundle.run(config_file=files, training=str(training_folder), output_dir=str(models), **short)
+    short = {"logging_file": False, "n_images": 2, "denoising_steps": 2, "validation": str(training_folder)}
+    for name in ("inference", "reconstruct"):
+        files = [config(f"{name}.json"), config("quick.yaml")]
+        monai.bundle.run(config_file=files, model_dir=str(models), output_dir=str(images), **short)
+    drawn = pictures(images)
+    assert len(drawn) == 2 + 40
+    assert {image.shape for image in drawn.values()} == {(1, 64, 64)}
+
+
+@pytest.mark.parametrize("name", ["inference", "reconstruct"])
+def test_config_runs_in_a_fresh_process(models, training_folder, tmp_path, name):
+    options = SMALL | DRAWING | {"model_dir": models, "output_dir": tmp_path / "images", "n_images": 2}
+    options["validation"] = training_folder
+    words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config(f"{name}.json"), *words]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(pictures(tmp_path / "images")) == (2 if name == "inference" else 40)
+
+
+@pytest.mark.filterwarnings("ignore:No hash value provided")  # the schema's hash at its address is another
+def test_metadata_follow_the_schema_of_monai(shared_data):
+    schema = shared_data / "bundle_meta_schema_20240725.json"
+    monai.bundle.verify_metadata(meta_file=config("metadata.json"), filepath=str(schema))
+
+
+@pytest.mark.parametrize(
+    ("name", "workflow_type"),
+    [("train_autoencoder", "train"), ("train_diffusion", "train"), ("inference", "infer"), ("reconstruct", "infer")],
+)
+def test_config_has_the_properties_that_monai_asks_for(models, training_folder, name, workflow_type):
+    workflow = monai.bundle.ConfigWorkflow(
+        config_file=config(f"{name}.json"),
+        workflow_type=workflow_type,
+        logging_file=False,
+        training=str(training_folder),
+        validation=str(training_folder),
+        output_dir=str(models),
+        model_dir=str(models),
+        **SMALL,
+    )
+    workflow.initialize()
+
+    assert workflow.check_properties() == []
+    assert isinstance(workflow.network_def, torch.nn.Module)
+
+
+def test_bundle_load_returns_the_diffusion_model_with_its_weights(tmp_path):
+    bundle = Path(shutil.copytree(BUNDLE, tmp_path / BUNDLE.name))
+    small = {key: value for key, value in SMALL.items() if key.startswith("diffusion")}
+    parser = monai.bundle.ConfigParser(written("inference"))
+    parser.update(small)
+    network = parser.get_parsed_content("network_def")
+    network.scale_factor.fill_(0.7)
+    (bundle / "models").mkdir()
+    torch.save(network.state_dict(), bundle / "models" / "model.pt")
+    changed = json.loads((bundle / "configs" / "inference.json").read_text()) | small
+    (bundle / "configs" / "inference.json").write_text(json.dumps(changed))
+
+    loaded = monai.bundle.load(bundle.name, bundle_dir=str(tmp_path), workflow_type="inference", device="cpu")
+
+    assert isinstance(loaded, LatentDiffusionUNet)
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_network_fits_the_metadata():
+    monai.bundle.verify_net_in_out(
+        net_id="network_def",
+        meta_file=config("metadata.json"),
+        config_file=config("inference.json"),
+        device="cpu",
+        extra_forward_args={"timesteps": torch.zeros(1)},
+    )
+
+
+def test_configs_agree_on_what_they_share():
+    configs = {name: written(name) for name in CONFIGS}
+    own = {"network_def", "network", "optimizer", "output_dir", "dataset", "inferer", "handlers", "scheduler"}
+    own |= {"autoencoder_weights", "initialize"}
+    for key in set().union(*configs.values()) - {"_desc_", "imports", "run", "train"}:
+        values = {name: content[key] for name, content in configs.items() if key in content}
+        if key not in own:
+            assert len({json.dumps(value) for value in values.values()}) == 1, (key, values)
+    assert configs["train_diffusion"]["network_def"] == configs["inference"]["network_def"]
+    schedules = [{**configs[name]["scheduler"], "_target_": None} for name in ("train_diffusion", "inference")]
+    assert schedules[0] == schedules[1]
+    assert schedules[0]["clip_sample"] is False
+
+
+def test_quick_recipe_changes_only_what_exists():
+    quick = yaml.safe_load((BUNDLE / "configs" / "quick.yaml").read_text(encoding="utf-8"))
+    assert set(quick) <= set().union(*(written(name) for name in CONFIGS))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_says_what_it_is_for_and_imports_no_bare_module(name):
+    assert len(written(name)["_desc_"]) > 50
+    # MONAI imports the package and then asks it for the name, which a module has only once something imported it
+    for statement in written(name).get("imports", []):
+        package, imported = re.fullmatch(r"\$from ([\w.]+) import (\w+)", statement).groups()
+        assert not inspect.ismodule(getattr(importlib.import_module(package), imported)), statement
+
+
+def test_readme_names_only_configs_and_options_that_exist():
+    readme = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^\s+python -m monai\.bundle run (.*)$", readme, re.M)
+    named = [re.search(r"configs/(\w+)\.json", command)[1] for command in commands]
+
+    assert set(named) == set(CONFIGS)
+    for name, command in zip(named, commands, strict=True):
+        assert set(re.findall(r"--(\w+)", command)) - {"config_file"} <= set(written(name)), command
