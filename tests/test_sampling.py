@@ -54,9 +54,7 @@ class PerfectDenoiser(nn.Module):
     def __init__(self, latent: torch.Tensor) -> None:
         super().__init__()
         self.latent = latent
-        self.alphas = DDPMScheduler(
-            1000, schedule="scaled_linear_beta", beta_start=0.0015, beta_end=0.0195
-        ).alphas_cumprod
+        self.alphas = ddim_scheduler().alphas_cumprod
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: None = None) -> torch.Tensor:
         alpha = self.alphas[timesteps.long()]
