@@ -10,9 +10,9 @@ import torch
 from made_up_images import smooth_images, write_folder
 
 from monai_memorization.detector import degradations
-from monai_memorization.detector.embeddings import Embeddings, embed
+from monai_memorization.detector.embeddings import Embeddings, embed, shrink
 from monai_memorization.detector.encoder import ContrastiveEncoder
-from monai_memorization.detector.near_identical import correlation, flips, near_identical
+from monai_memorization.detector.near_identical import THUMBNAIL_CORRELATION, correlation, flips, near_identical
 from monai_memorization.images.sets import read_image_set
 
 SIZES = {2: (32, 32), 3: (12, 14, 16)}
@@ -65,6 +65,15 @@ def test_altered_copies_are_not_near_identical(tmp_path):
     ]
 
     assert search(training, torch.cat(altered)[:, 0], tmp_path) == [-1] * len(altered)
+
+
+def test_noise_that_thumbnails_average_away_is_seen_in_the_pixels(tmp_path):
+    training = smooth_images(10, (64, 64), seed=1)
+    noisy = degradations.noise(training[:4, None], 0.05, torch.Generator().manual_seed(0))[:, 0]
+    thumbnails = shrink(torch.cat([training[:4], noisy])[:, None])
+    assert all(correlation(thumbnails[i], thumbnails[i + 4]) > THUMBNAIL_CORRELATION for i in range(4))
+
+    assert search(training, noisy, tmp_path) == [-1] * 4
 
 
 def test_first_of_equal_training_images_is_named(tmp_path):
