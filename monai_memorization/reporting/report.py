@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -22,10 +22,8 @@ from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.near_identical import CORRELATION
 from monai_memorization.files import write_text
 from monai_memorization.statistics.conformal import Flags
+from monai_memorization.statistics.findings import Findings
 from monai_memorization.statistics.verdict import noticeable_rate
-
-if TYPE_CHECKING:  # auditing stands above this module
-    from monai_memorization.auditing import Findings
 
 SCHEMA_VERSION = 1
 N_BINS = 40

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Findings: search, calibrate, count and judge; everything between the embeddings and the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_memorization.detector.embeddings import Embeddings
+from monai_memorization.detector.encoder import ContrastiveEncoder
+from monai_memorization.detector.near_identical import near_identical
+from monai_memorization.detector.neighbors import nearest
+from monai_memorization.images.preparation import prepared_images
+from monai_memorization.statistics.conformal import Flags, flag, stratify, threshold
+from monai_memorization.statistics.counts import Calibrated, accumulation_curve, measure_calibrated
+from monai_memorization.statistics.gap import gap_auc, nearest_in_training
+from monai_memorization.statistics.paper_protocol import PaperProtocol, measure_paper_protocol
+from monai_memorization.statistics.power import PowerSummary, Recall, choose_plants, measure_power, summarize_power
+from monai_memorization.statistics.verdict import Verdict, decide
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an audit found, before it is written down.
+
+    Args:
+        similarity: a(s), of each synthetic image to its nearest training image, (n_S,).
+        match: position of that training image, int64 (n_S,).
+        validation_similarity: a(v), (n_V,).
+        flags: p-values, candidates and FDR list.
+        identical: position of a near-identical training image or -1, int64 (n_S,).
+        recalls: the power test.
+        power: its means.
+        paper: counts of the paper protocol.
+        calibrated: counts of the calibrated protocol.
+        controls: `controls` of the report.
+        accumulation: training images matched against images drawn.
+        verdict: the verdict.
+    """
+
+    similarity: Tensor
+    match: Tensor
+    validation_similarity: Tensor
+    flags: Flags
+    identical: Tensor
+    recalls: list[Recall]
+    power: PowerSummary
+    paper: PaperProtocol
+    calibrated: Calibrated
+    controls: dict[str, Any]
+    accumulation: dict[str, Any]
+    verdict: Verdict
+
+
+def measure(
+    encoder: ContrastiveEncoder,
+    embedded: Mapping[str, Embeddings],
+    settings: Mapping[str, Any],
+    seconds: dict[str, float],
+) -> Findings:
+    """Search, calibrate, count and judge: everything between the embeddings and the report.
+
+    Args:
+        encoder: the detector, for the power test.
+        embedded: "training", "validation", "synthetic" and where given "reconstructed_validation".
+        settings: alpha, q, seed, device.
+        seconds: takes the time of each stage.
+
+    Returns:
+        The findings.
+    """
+    training, validation, synthetic = (embedded[role] for role in ("training", "validation", "synthetic"))
+    calibration = embedded.get("reconstructed_validation", validation)
+    alpha, q, seed = settings["alpha"], settings["q"], settings["seed"]
+    with timed(seconds, "search"):
+        validation_similarity = nearest(calibration.vectors, training.vectors)[0][:, 0]
+        similarity, match = (column[:, 0] for column in nearest(synthetic.vectors, training.vectors))
+        identical = near_identical(synthetic, training, encoder.preparation)
+    strata = stratify(
+        calibration.images.patient_ids, len(synthetic), calibration.images.labels, synthetic.images.labels
+    )
+    flags = flag(validation_similarity, similarity, strata, alpha=alpha, q=q)
+    with timed(seconds, "power"):
+        thresholds = {s.label: threshold(validation_similarity[s.validation], alpha, s.n_patients) for s in strata}
+        recalls = _measure_power(encoder, training, thresholds, settings)
+        power = summarize_power(recalls)
+    with timed(seconds, "statistics"):
+        calibrated = measure_calibrated(
+            flags,
+            validation_similarity,
+            match,
+            training.images.patient_ids,
+            strata,
+            alpha=alpha,
+            q=q,
+            recall=power.working_recall,
+            n_near_identical=int((identical >= 0).sum()),
+            seed=seed,
+        )
+        paper = measure_paper_protocol(training.vectors, validation.vectors, synthetic.vectors, seed=seed)
+        controls = _controls(training, calibration, synthetic, seed)
+    verdict = decide(
+        n_fdr_list=calibrated.fdr.n_copies,
+        copy_rate_ci=calibrated.copy_rate_ci,
+        n_near_identical=calibrated.n_near_identical,
+        n_patients=min(stratum.n_patients for stratum in strata),
+        alpha=alpha,
+        recall=power.working_recall,
+        gap_auc=controls["gap_auc"],
+        reconstructed=settings["reconstructed"],
+        has_patient_ids=validation.images.has_patients,
+    )
+    accumulation = _accumulation(match, flags, calibration, training, validation_similarity, thresholds)
+    return Findings(
+        similarity,
+        match,
+        validation_similarity,
+        flags,
+        identical,
+        recalls,
+        power,
+        paper,
+        calibrated,
+        controls,
+        accumulation,
+        verdict,
+    )
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Write down under ``stage`` how long the block took."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
+
+
+def _measure_power(
+    encoder: ContrastiveEncoder,
+    training: Embeddings,
+    thresholds: Mapping[str | None, float],
+    settings: Mapping[str, Any],
+) -> list[Recall]:
+    labels = training.images.labels
+    index = choose_plants(len(training), settings["seed"])
+    if None not in thresholds and labels is not None:
+        index = torch.tensor([i for i in index.tolist() if labels[i] in thresholds], dtype=torch.int64)
+    if len(index) == 0 or (None not in thresholds and labels is None):
+        return []
+    level = [thresholds[None if None in thresholds or labels is None else labels[i]] for i in index.tolist()]
+    images = prepared_images(
+        training.images.subset(index.tolist()), encoder.preparation.image_size, encoder.preparation.channels
+    ).pixels.float()
+    return measure_power(
+        encoder,
+        images,
+        index,
+        training.vectors,
+        torch.tensor(level),
+        seed=settings["seed"],
+        device=settings["device"],
+    )
+
+
+def _controls(training: Embeddings, validation: Embeddings, synthetic: Embeddings, seed: int) -> dict[str, Any]:
+    patients = validation.images.patient_ids
+    gap = gap_auc(validation.vectors, synthetic.vectors, patients, seed)
+    shares: tuple[float | None, float | None] = (None, None)
+    if len(set(patients)) > 1:
+        shares = nearest_in_training(training.vectors, validation.vectors, synthetic.vectors, patients, seed)
+    return {
+        "gap_auc": gap.auc,
+        "gap_auc_ci": gap.ci,
+        "nearest_in_training": shares[0],
+        "nearest_in_training_real": shares[1],
+    }
+
+
+def _accumulation(
+    match: Tensor,
+    flags: Flags,
+    calibration: Embeddings,
+    training: Embeddings,
+    validation_similarity: Tensor,
+    thresholds: Mapping[str | None, float],
+) -> dict[str, Any]:
+    """Count training images matched as images are drawn, by candidates and by as many false ones of validation."""
+    labels = calibration.images.labels if None not in thresholds else None
+    levels = [thresholds.get(labels[i] if labels else None, float("inf")) for i in range(len(calibration))]
+    false_match = nearest(calibration.vectors, training.vectors)[1][:, 0]
+    drawn, matched = accumulation_curve(match, flags.copy_candidate)
+    false_drawn, false_matched = accumulation_curve(false_match, validation_similarity > torch.tensor(levels))
+    common = drawn[drawn <= len(calibration)]
+    return {
+        "n_drawn": drawn.tolist(),
+        "synthetic": matched.tolist(),
+        "validation": np.interp(common, false_drawn, false_matched).tolist(),
+    }
