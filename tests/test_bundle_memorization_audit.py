@@ -233,7 +233,7 @@ def test_inference_config_refuses_an_encoder_of_another_size(bundle, tmp_path):
 
     with pytest.raises(RuntimeError) as caught:
         run(bundle, "inference", images=folder, output_dir=tmp_path / "out")
-    assert "size mismatch" in str(caught.value.__cause__)
+    assert "trained on images of [32, 32], not [64, 64]" in str(caught.value.__cause__)
     assert not (tmp_path / "out").exists()
 
 

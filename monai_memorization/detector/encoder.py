@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.networks.nets import Regressor
+from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
 from monai_memorization.errors import InputError
@@ -23,13 +23,14 @@ from monai_memorization.version import __version__
 class ContrastiveEncoder(nn.Module):
     """Convolutional network from a prepared image to its embedding.
 
-    The coarse map of the last layer is kept as it is, not averaged: where things lie tells images apart.
+    The last map is pooled over space, by mean and by maximum, so that an image that was shifted, cropped or turned a
+    little keeps its embedding; a linear layer on the map itself learns that much more slowly.
 
     Args:
         image_size: spatial size of the images, two or three numbers.
         channels: number of channels of the images.
         embedding_size: length D of an embedding.
-        widths: channels after each layer, each of which halves the sides.
+        widths: channels after each layer; each but the last halves the sides.
         training_steps: number of steps that it was trained for; None where that is not known.
         trained_on: hash of the images that it was trained on.
 
@@ -61,15 +62,18 @@ class ContrastiveEncoder(nn.Module):
         self.settings = dict[str, Any](
             image_size=sides, channels=int(channels), embedding_size=int(embedding_size), widths=layers
         )
-        self.network = Regressor(
-            in_shape=(channels, *sides),
-            out_shape=(embedding_size,),
-            channels=layers,
-            strides=(2,) * len(layers),
-            num_res_units=0,
-            act="RELU",
-            norm="BATCH",
+        inputs = [channels, *layers[:-1]]
+        strides = [2] * (len(layers) - 1) + [1]
+        self.layers = nn.Sequential(
+            *(
+                Convolution(len(sides), n_in, n_out, strides=stride, kernel_size=3, act="RELU", norm="BATCH")
+                for n_in, n_out, stride in zip(inputs, layers, strides, strict=True)
+            )
         )
+        self.head = nn.Linear(2 * layers[-1], embedding_size)
+        # pooling takes any size, so weights must say for which they are
+        self.register_buffer("image_size", torch.tensor(sides))
+        self.register_load_state_dict_pre_hook(_check_image_size)
 
     @property
     def preparation(self) -> Preparation:
@@ -78,7 +82,24 @@ class ContrastiveEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings, (B, D), of images (B, C, *image_size) in [0, 1]."""
-        return self.network(images * 2 - 1)
+        features = self.layers(images * 2 - 1).flatten(2)
+        return self.head(torch.cat([features.mean(dim=2), features.amax(dim=2)], dim=1))
+
+
+def _check_image_size(
+    encoder: nn.Module,
+    state: dict[str, Tensor],
+    prefix: str,
+    local_metadata: object,
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+) -> None:
+    """Have torch refuse weights that were trained on images of another size; a hook with torch's signature."""
+    own, theirs = encoder.get_buffer("image_size").tolist(), state.get(f"{prefix}image_size")
+    if theirs is not None and theirs.tolist() != own:
+        errors.append(f"image_size: the weights were trained on images of {theirs.tolist()}, not {own}")
 
 
 def save_encoder(encoder: ContrastiveEncoder, path: str | Path) -> None:
