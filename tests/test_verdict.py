@@ -98,3 +98,8 @@ def test_noticeable_rate_is_the_upper_end_over_recall():
     assert noticeable_rate((0.0, 0.04), 0.8) == pytest.approx(0.05)
     assert noticeable_rate((0.0, 0.9), 0.5) == 1.0
     assert noticeable_rate((0.0, 0.04), 0.0) == 1.0
+
+
+def test_flags_fewer_than_chance_never_promise_to_notice_every_copy():
+    assert noticeable_rate((0.0, 0.0), 0.8, deficit=0.04) == pytest.approx(0.05)
+    assert noticeable_rate((0.0, 0.04), 0.8, deficit=-0.3) == noticeable_rate((0.0, 0.04), 0.8)

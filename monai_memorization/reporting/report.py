@@ -54,7 +54,8 @@ def compose_report(
     calibrated = asdict(findings.calibrated) | {"near_identical_threshold": CORRELATION}
     if not embedded["training"].images.has_patients:
         calibrated |= {"n_mem_patients": None, "n_mem_patients_expected_false": None, "mem_patients_rate": None}
-    noticeable = None if recall is None else noticeable_rate(findings.calibrated.copy_rate_ci, recall)
+    deficit = findings.calibrated.alpha_attained - findings.calibrated.flagged_rate
+    noticeable = None if recall is None else noticeable_rate(findings.calibrated.copy_rate_ci, recall, deficit)
     return {
         "schema_version": SCHEMA_VERSION,
         "verdict": asdict(findings.verdict) | {"noticeable_rate": noticeable},

@@ -78,14 +78,18 @@ def decide(
     return Verdict(status, (*reasons, *(() if has_patient_ids else ("no_patient_ids",))))
 
 
-def noticeable_rate(copy_rate_ci: tuple[float, float], recall: float) -> float:
-    """Copy rate above which copies would have been noticed: upper end of `copy_rate_ci` / recall, at most 1.
+def noticeable_rate(copy_rate_ci: tuple[float, float], recall: float, deficit: float = 0.0) -> float:
+    """Copy rate above which copies would have been noticed: (upper end of `copy_rate_ci` + deficit) / recall, at most 1.
+
+    A flagged share below the attained level shows that this generator's images are flagged less often than validation
+    images are; copies that make up for the difference would not be seen, so the difference is added.
 
     Args:
         copy_rate_ci: low and high end.
         recall: share of planted copies found; 0 gives 1.
+        deficit: alpha_attained - flagged_rate; counts where it is above 0.
 
     Returns:
         A rate in [0, 1].
     """
-    return min(1.0, copy_rate_ci[1] / recall) if recall > 0 else 1.0
+    return min(1.0, (copy_rate_ci[1] + max(0.0, deficit)) / recall) if recall > 0 else 1.0
