@@ -79,7 +79,7 @@ def decide(
 
 
 def noticeable_rate(copy_rate_ci: tuple[float, float], recall: float, deficit: float = 0.0) -> float:
-    """Copy rate above which copies would have been noticed: (upper end of `copy_rate_ci` + deficit) / recall, at most 1.
+    """Copy rate above which copies would have been noticed: (`copy_rate_ci`'s upper end + deficit) / recall, at most 1.
 
     A flagged share below the attained level shows that this generator's images are flagged less often than validation
     images are; copies that make up for the difference would not be seen, so the difference is added.
