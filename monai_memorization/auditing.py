@@ -13,9 +13,12 @@ from monai_memorization.detector.contrastive import obtain_encoder
 from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.errors import InputError
+from monai_memorization.files import check_writable
 from monai_memorization.images.roles import check_identical, read_roles
+from monai_memorization.images.sets import check_seed
 from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
 from monai_memorization.reporting.report import compose_report, write_report, write_tables
+from monai_memorization.statistics.conformal import stratify
 from monai_memorization.statistics.findings import Findings, measure, timed
 
 N_GALLERY_PAIRS = 200
@@ -63,6 +66,7 @@ def audit(
     Raises:
         InputError: for bad input, before anything is written to `output_dir` but the encoder.
     """
+    check_seed(seed)
     settings: dict[str, Any] = {"alpha": alpha, "q": q, "seed": seed, "device": choose_device(device)}
     settings |= {"skip_unreadable": skip_unreadable, "reconstructed": reconstructed_validation is not None}
     output, seconds = Path(output_dir), dict[str, float]()
@@ -70,6 +74,10 @@ def audit(
         if not 0 < settings[name] < 1:
             raise InputError(f"{name}: found {settings[name]}, but must lie between 0 and 1, for example 0.05")
     sets = read_roles(training, validation, synthetic, reconstructed_validation)
+    calibration = sets.get("reconstructed_validation", sets["validation"])
+    # refuses labels that cannot be calibrated, and a folder that cannot be written, before minutes of training
+    stratify(calibration.patient_ids, len(sets["synthetic"]), calibration.labels, sets["synthetic"].labels)
+    check_writable(output)
     with timed(seconds, "encoder"):
         detector = obtain_encoder(
             encoder, sets["training"], output / "encoder", seed, settings["device"], skip_unreadable
@@ -83,9 +91,11 @@ def audit(
     check_identical(training_set.images, validation_set.images, training_set.digests, validation_set.digests)
     findings = measure(detector, embedded, settings, seconds)
     report = compose_report(findings, embedded, detector, settings, seconds)
-    write_tables(findings, embedded, output)
     if gallery:
         write_gallery_page(_gallery_pairs(findings, embedded, detector), output / "gallery.html")
+    else:  # that of an earlier audit would show other pairs than the report counts
+        (output / "gallery.html").unlink(missing_ok=True)
+    write_tables(findings, embedded, output)
     write_report(report, output / "report.json")
     write_report_page(report, output / "report.html")
     return report
@@ -110,11 +120,13 @@ def choose_device(device: str) -> str:
 def _gallery_pairs(
     findings: Findings, embedded: Mapping[str, Embeddings], encoder: ContrastiveEncoder
 ) -> list[GalleryPair]:
-    """Read the most similar pairs again, prepared as they were compared."""
+    """Read pairs again, prepared as they were compared: all near-identical ones, then the most similar."""
     synthetic, training = embedded["synthetic"].images, embedded["training"].images
     pairs = []
-    for i in findings.similarity.argsort(descending=True, stable=True)[:N_GALLERY_PAIRS].tolist():
-        match = int(findings.match[i])
+    identical = findings.identical >= 0
+    order = torch.where(identical, 2.0, findings.similarity).argsort(descending=True, stable=True)
+    for i in order[: max(N_GALLERY_PAIRS, int(identical.sum()))].tolist():
+        match = int(findings.identical[i] if identical[i] else findings.match[i])
         pairs.append(
             GalleryPair(
                 synthetic.image_ids[i],
@@ -124,7 +136,7 @@ def _gallery_pairs(
                 float(findings.flags.p_value[i]),
                 bool(findings.flags.copy_candidate[i]),
                 bool(findings.flags.in_fdr_list[i]),
-                int(findings.identical[i]) == match,
+                bool(identical[i]),
                 encoder.preparation(synthetic.paths[i]),
                 encoder.preparation(training.paths[match]),
             )

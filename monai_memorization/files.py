@@ -40,6 +40,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written in, without making it.
+
+    Raises:
+        InputError: naming the folder and what stands in its way.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        problem = "cannot be written in" if existing.is_dir() else "is a file"
+        raise InputError(f"{folder}: cannot be written ({existing} {problem}); choose another folder")
+
+
 def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)

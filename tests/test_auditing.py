@@ -20,6 +20,7 @@ from monai_memorization.detector import contrastive
 from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import ContrastiveEncoder, save_encoder
 from monai_memorization.errors import InputError
+from monai_memorization.images.reading import read_image
 from monai_memorization.images.sets import read_image_set
 
 N = 60
@@ -173,10 +174,10 @@ def test_report_agrees_with_the_tables(audited):
         assert float(row["best_similarity"]) == pytest.approx(best, abs=2e-6)
 
 
-def test_sets_are_counted(audited):
+def test_sets_are_counted(audited, given):
     sets = audited[0]["sets"]
 
-    assert {role: (sets[role]["n_images"], sets[role]["n_patients"]) for role in sets} == {
+    assert {role: (sets[role]["n_images"], sets[role]["n_patients"]) for role in given} == {
         "training": (N, N // 2),
         "validation": (N, N),
         "synthetic": (N, None),
@@ -356,6 +357,45 @@ def test_reconstructed_validation_is_what_the_audit_is_calibrated_on(given, enco
     assert report["calibrated"]["threshold"] != audited[0]["calibrated"]["threshold"]
     assert report["paper_protocol"]["tau"] == audited[0]["paper_protocol"]["tau"]
     assert report["sets"]["reconstructed_validation"]["n_patients"] == N
+    controls, plain = report["controls"], audited[0]["controls"]
+    assert controls["nearest_in_training_real"] == plain["nearest_in_training_real"]
+    assert (plain["gap_reference"], controls["gap_reference"]) == ("validation", "reconstructed_validation")
+
+
+def test_mirrored_copies_are_in_the_gallery_beside_their_originals(given, encoder_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_memorization.auditing.N_GALLERY_PAIRS", 1)
+    training = read_image_set(given["training"], "training")
+    for path in training.paths[:6]:
+        mirrored = torch.as_tensor(read_image(path)[0]).flip(1) / 255
+        write_image(mirrored, tmp_path / "mirrored" / f"mirror-of-{path.name}")
+
+    audit(
+        **given | {"synthetic": tmp_path / "mirrored"}, output_dir=tmp_path / "out", encoder=encoder_file, gallery=True
+    )
+
+    page = (tmp_path / "out" / "gallery.html").read_text(encoding="utf-8")
+    assert "6 pairs to look at" in page
+    for name in training.image_ids[:6]:
+        assert name in page
+
+
+def test_gallery_of_an_earlier_audit_does_not_stay(given, encoder_file, tmp_path):
+    for gallery in (True, False):
+        audit(**given, output_dir=tmp_path, encoder=encoder_file, gallery=gallery)
+        assert (tmp_path / "gallery.html").exists() == gallery
+
+
+def test_output_that_cannot_be_written_is_refused_before_an_encoder_is_trained(given, tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_memorization.auditing.obtain_encoder", None)
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(InputError, match=r"out: cannot be written \(.*file is a file\)"):
+        audit(**given, output_dir=tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seed_that_no_generator_takes_is_refused(given, tmp_path, seed):
+    refuses(tmp_path / "out", rf"seed: found {seed}, but must lie between 0 and", **given, seed=seed)
 
 
 def test_reconstruction_of_no_validation_image_is_named(given, encoder_file, tmp_path):
@@ -363,10 +403,24 @@ def test_reconstruction_of_no_validation_image_is_named(given, encoder_file, tmp
 
     refuses(
         tmp_path / "out",
-        r"reconstructed_validation: 2 of its images .* \(such as stranger_000\.png\)",
+        r"reconstructed_validation: reconstructions of no validation image: 2, such as stranger_000",
         **given,
         encoder=encoder_file,
         reconstructed_validation=folder,
+    )
+
+
+def test_reconstructions_of_a_part_are_refused(given, encoder_file, tmp_path):
+    validation = read_image_set(given["validation"], "validation")
+    for path in validation.paths[1:]:
+        write_image(smooth_images(1)[0], tmp_path / "part" / path.name)
+
+    refuses(
+        tmp_path / "out",
+        rf"reconstructed_validation: validation images without a reconstruction: 1, such as {validation.paths[0].stem}",
+        **given,
+        encoder=encoder_file,
+        reconstructed_validation=tmp_path / "part",
     )
 
 

@@ -22,7 +22,8 @@ from small_generators import SMALL
 
 from monai_memorization.errors import InputError
 from monai_memorization.generation.latents import LatentDiffusionUNet
-from monai_memorization.images.preparation import prepared_images, read_image
+from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.reading import read_image
 
 BUNDLE = Path(__file__).parent.parent / "bundles" / "latent_diffusion_2d"
 TRAINING = ("train_autoencoder", "train_diffusion")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from functools import partial
@@ -240,3 +241,13 @@ def test_long_training_says_how_long_it_will_take(training, caplog):
     train_encoder(training, n_steps=12)
 
     assert "training the encoder takes about" in caplog.text
+
+
+def test_encoder_of_another_version_is_trained_anew(training_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(contrastive, "train_encoder", partial(train_encoder, n_steps=2))
+    images = read_image_set(training_folder, "training")
+    obtain_encoder(None, images, tmp_path)
+    text = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(text | {"widths": [8, 8]}))
+
+    assert obtain_encoder(None, images, tmp_path).settings["widths"] != [8, 8]

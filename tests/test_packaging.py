@@ -55,6 +55,9 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
         shutil.copy(REPOSITORY / name, source)
     for name in ("monai_memorization", "bundles"):
         shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for weights in (source / "bundles").glob("*/configs"):
+        (weights.parent / "models").mkdir(exist_ok=True)
+        (weights.parent / "models" / "model.pt").write_bytes(b"made of patients")
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     result = subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -86,6 +89,10 @@ def test_wheel_holds_nothing_else(wheel):
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert tops == {"monai_memorization", f"monai_memorization-{VERSION}.dist-info"}
     assert not [name for name in wheel.namelist() if "/tests/" in name or name.endswith(".pyc")]
+
+
+def test_wheel_leaves_out_weights_trained_in_the_bundles(wheel):
+    assert not [name for name in wheel.namelist() if "/models/" in name or name.endswith(".pt")]
 
 
 def test_wheel_carries_the_licence_and_the_version(wheel):

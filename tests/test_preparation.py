@@ -25,9 +25,9 @@ from monai_memorization.images.preparation import (
     choose_preparation,
     prepared_batches,
     prepared_images,
-    read_image,
     scale_intensities,
 )
+from monai_memorization.images.reading import read_image
 from monai_memorization.images.sets import read_image_set
 
 SIZE = (24, 20)
@@ -455,3 +455,12 @@ def test_real_images_fill_the_range(shared_data, name):
         assert type(image) is torch.Tensor
         assert (image.min().item(), image.max().item()) == pytest.approx((0, 1), abs=1e-5)
         assert 0.02 < image.mean() < 0.98
+
+
+def test_images_of_another_kind_are_never_skipped(tmp_path):
+    write_folder(smooth_images(2), tmp_path)
+    colour = torch.stack([smooth_images(1, seed=seed)[0] for seed in range(3)])
+    np.save(tmp_path / "colour.npy", colour.numpy())
+
+    with pytest.raises(InputError, match=r"colour\.npy: has 3 channels where the training set has 1"):
+        list(prepared_batches(read_image_set(tmp_path, "synthetic"), Preparation((32, 32)), skip_unreadable=True))

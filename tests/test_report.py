@@ -124,6 +124,7 @@ def test_set_is_counted():
         "n_patients": 3,
         "patients_known": True,
         "n_unreadable": 0,
+        "n_ignored": None,
         "n_resized": 3,
         "n_duplicates": 2,
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from made_up_images import smooth_images, write_image
 
 from monai_memorization.errors import InputError
 from monai_memorization.images.sets import (
@@ -323,3 +324,25 @@ def test_awkward_names_survive_writing_and_reading(tmp_path):
     write_image_set(read_image_set(tmp_path, "training"), tmp_path / "list.csv")
 
     assert sorted(read_image_set(tmp_path / "list.csv", "training").image_ids) == sorted(names)
+
+
+def test_dicom_without_a_suffix_is_found_and_other_files_are_counted(tmp_path):
+    for name in ("IM0001", "1.2.840.113"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "scan.tif").write_bytes(b"II*")
+
+    images = read_image_set(tmp_path, "synthetic")
+
+    assert images.image_ids == ("1.2.840.113", "IM0001")
+    assert images.n_ignored == 2
+
+
+def test_files_of_unknown_kind_are_said(tmp_path, caplog):
+    write_image(smooth_images(1)[0], tmp_path / "a.png")
+    (tmp_path / "scan.tif").write_bytes(b"II*")
+
+    read_image_set(tmp_path, "synthetic")
+
+    assert "synthetic: 1 files" in caplog.text
+    assert "scan.tif" in caplog.text

@@ -44,6 +44,7 @@ def test_each_sign_of_a_copy_suffices(change, reason):
         ({"recall": 0.799}, "low_power"),
         ({"recall": None}, "low_power"),
         ({"gap_auc": 0.901}, "synthetic_differs"),
+        ({"gap_auc": None}, "gap_not_measured"),
     ],
 )
 def test_each_doubt_makes_the_audit_inconclusive(change, reason):
@@ -58,7 +59,7 @@ def test_each_doubt_makes_the_audit_inconclusive(change, reason):
         {"recall": 0.8},
         {"gap_auc": 0.9},
         {"gap_auc": 0.99, "reconstructed": True},
-        {"gap_auc": None},
+        {"gap_auc": None, "reconstructed": True},
     ],
 )
 def test_the_limits_themselves_pass(change):
@@ -88,7 +89,7 @@ def test_every_combination_follows_the_rule():
         doubt = (
             case["n_patients"] < 19
             or (case["recall"] or 0) < 0.8
-            or ((case["gap_auc"] or 0) > 0.9 and not case["reconstructed"])
+            or ((case["gap_auc"] is None or case["gap_auc"] > 0.9) and not case["reconstructed"])
         )
         assert verdict.status == ("copies_found" if copies else "inconclusive" if doubt else "no_copies_found")
         assert bool(verdict.reasons) == (verdict.status != "no_copies_found")

@@ -160,9 +160,7 @@ def train_encoder(
     with torch.random.fork_rng(devices), progress(n_steps, "train the encoder") as bar:
         torch.manual_seed(seed)
         channels, *image_size = images.pixels.shape[1:]
-        encoder = ContrastiveEncoder(
-            image_size, channels, training_steps=n_steps, trained_on=_hash(images.images, seed)
-        )
+        encoder = ContrastiveEncoder(image_size, channels, training_steps=n_steps)
         trainer = ContrastiveTrainer(device, 1, images, encoder, n_steps, seed=seed, **settings)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: bar.update())
         trainer.add_event_handler(
@@ -205,10 +203,9 @@ def obtain_encoder(
             )
         return encoder
     kept = folder / "model.pt"
-    # the text beside the weights is written last; without it an earlier run was cut off
-    if kept.with_suffix(".json").is_file() and (encoder := load_encoder(kept)).trained_on == _hash(training, seed):
+    if (kept_encoder := _load_kept(kept)) is not None and kept_encoder.trained_on == _hash(training, seed):
         logger.info("using the encoder that an earlier run trained on these images: %s", kept)
-        return encoder
+        return kept_encoder
     preparation = choose_preparation(training)
     logger.info("no encoder given: training one on the %d training images", len(training))
     images = prepared_images(training, preparation.image_size, preparation.channels, skip_unreadable=skip_unreadable)
@@ -216,6 +213,17 @@ def obtain_encoder(
     encoder.trained_on = _hash(training, seed)
     save_encoder(encoder, kept)
     return encoder
+
+
+def _load_kept(path: Path) -> ContrastiveEncoder | None:
+    """Load what an earlier run kept; None where there is none, it was cut off, or another version wrote it."""
+    if not path.with_suffix(".json").is_file():
+        return None
+    try:
+        return load_encoder(path)
+    except InputError as error:
+        logger.info("training anew: %s", error)
+        return None
 
 
 def _tell_duration(engine: Engine, start: float) -> None:

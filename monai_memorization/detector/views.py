@@ -17,8 +17,8 @@ PADDINGS = ("zeros", "border", "reflection")
 class Views:
     """Random degradations of a batch; each image gets its own, from none to the largest.
 
-    Elastic deformation, JPEG, autoencoder reconstruction and partial copies are left out on purpose: the power test
-    uses them as families that the encoder has never seen.
+    Elastic deformation, resampling, JPEG, quantization, sharpening and partial copies are left out on purpose: the
+    power test uses them as families that the encoder has never seen.
 
     Args:
         angle: largest rotation, degrees, in each plane.

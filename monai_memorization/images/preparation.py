@@ -10,54 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
-import numpy.typing as npt
-import pydicom
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Resize, SpatialPad
 from monai.utils import convert_to_tensor
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from monai_memorization.errors import InputError
+from monai_memorization.errors import InputError, UnreadableError
+from monai_memorization.images.reading import read_image
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.progress import progress
 
 PERCENTILES = (0.5, 99.5)
-MAX_CHANNELS = 4
 LONGEST_SIDE = 64
-
-
-def read_image(path: Path) -> Tensor:
-    """Read one image as stored, in canonical orientation where the file says one.
-
-    Args:
-        path: NIfTI, PNG, JPEG, NumPy or DICOM file.
-
-    Returns:
-        Raw intensities, (C, *spatial), float32. Equal channels, as of grey saved as RGB, are one.
-
-    Raises:
-        InputError: if the file cannot be read, or holds NaN, infinite or constant intensities.
-    """
-    if _suffix(path) not in _READERS:
-        raise InputError(f"{path}: unknown kind of image; known are {', '.join(_READERS)}")
-    try:
-        image = torch.from_numpy(np.ascontiguousarray(_READERS[_suffix(path)](path), dtype=np.float32))
-    except Exception as error:  # readers raise whatever the broken file led them into
-        raise InputError(f"{path}: cannot be read ({_one_line(error)})") from error
-    if image.numel() == 0:
-        raise InputError(f"{path}: holds no values; its shape is {_spell(image.shape)}")
-    if not torch.isfinite(image).all():
-        raise InputError(f"{path}: holds NaN or infinite values; replace them or leave the image out")
-    if image.min() == image.max():
-        raise InputError(f"{path}: all values are {image.min().item():g}; a constant image cannot be compared")
-    if len(image) > 1 and bool((image == image[:1]).all()):
-        image = image[:1]
-    return image
 
 
 @dataclass(frozen=True)
@@ -235,7 +202,8 @@ def prepared_batches(
         preparation: how each is prepared.
         batch_size: images in a batch, B.
         workers: number of processes; None chooses by the size of the set and of the machine.
-        skip_unreadable: leave out images that cannot be read instead of raising.
+        skip_unreadable: leave out images that cannot be read instead of raising; not those of another dimension or
+            number of channels, which are of another kind than the set.
         notes: takes what was met.
 
     Yields:
@@ -251,10 +219,9 @@ def prepared_batches(
     with progress(len(images), f"read {images.role} images") as bar:
         for items in batches:
             bar.update(len(items))
-            failures = [f"{images.role}: {item.message}" for item in items if item.image is None]
-            if failures and not skip_unreadable:
-                raise InputError(f"{failures[0]}; --skip-unreadable goes on without such images")
-            notes.unreadable += failures
+            for item in items:
+                if item.error is not None:
+                    _note(item.error, images.role, skip_unreadable, notes)
             notes.n_scaled += sum(item.scaled for item in items)
             good = [(item.index, item.image) for item in items if item.image is not None]
             if good:
@@ -266,11 +233,11 @@ class _Item:
     index: int
     image: Tensor | None = None
     scaled: bool = False
-    message: str = ""
+    error: InputError | None = None
 
 
 class _Reader(Dataset[_Item]):
-    """Hands out messages in place of images that cannot be read: an exception would lose its type in a worker."""
+    """Hands out errors in place of images that cannot be read: raised in a worker they would lose their type."""
 
     def __init__(self, images: ImageSet, preparation: Preparation) -> None:
         self.images = images
@@ -287,7 +254,17 @@ class _Reader(Dataset[_Item]):
                 index, self.preparation.prepare(image, path), tuple(image.shape[1:]) != self.preparation.image_size
             )
         except InputError as error:
-            return _Item(index, message=str(error))
+            return _Item(index, error=type(error)(str(error)))  # without the chain of causes, which may not pickle
+
+
+def _note(error: InputError, role: str, skip_unreadable: bool, notes: Notes) -> None:
+    """Write down an image that is left out, or raise: only what cannot be read may be left out."""
+    message = f"{role}: {error}"
+    if not isinstance(error, UnreadableError):
+        raise InputError(message)
+    if not skip_unreadable:
+        raise UnreadableError(f"{message}; --skip-unreadable goes on without such images")
+    notes.unreadable.append(message)
 
 
 def _shape(path: Path) -> tuple[int, ...] | None:
@@ -297,63 +274,5 @@ def _shape(path: Path) -> tuple[int, ...] | None:
         return None
 
 
-Array = npt.NDArray[np.generic]
-
-
-def _read_picture(path: Path) -> Array:
-    with Image.open(path) as file:
-        plain = {"1": "L", "LA": "L"} | dict.fromkeys(("P", "PA", "CMYK", "RGBA", "YCbCr"), "RGB")
-        array = np.asarray(file.convert(plain[file.mode]) if file.mode in plain else file)
-    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
-
-
-def _read_nifti(path: Path) -> Array:
-    volume = nibabel.as_closest_canonical(nibabel.load(path))
-    array = np.asarray(volume.dataobj, dtype=np.float32)
-    while array.ndim > 2 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim == 2:
-        return array.T[None]  # rows and columns, as pictures are stored
-    return array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
-
-
-def _read_numpy(path: Path) -> Array:
-    array = np.load(path, allow_pickle=False)
-    if array.ndim == 2 or (array.ndim == 3 and min(array.shape[0], array.shape[-1]) > MAX_CHANNELS):
-        return array[None]
-    if array.ndim in (3, 4):
-        return array if array.shape[0] <= MAX_CHANNELS else np.moveaxis(array, -1, 0)
-    raise ValueError(f"has {array.ndim} dimensions")
-
-
-def _read_dicom(path: Path) -> Array:
-    dataset = pydicom.dcmread(path)
-    array = dataset.pixel_array.astype(np.float32)
-    array = array * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        array = array.max() - array
-    return array[None] if dataset.SamplesPerPixel == 1 else np.moveaxis(array, -1, 0)
-
-
-_READERS = {
-    ".nii.gz": _read_nifti,
-    ".nii": _read_nifti,
-    ".png": _read_picture,
-    ".jpg": _read_picture,
-    ".jpeg": _read_picture,
-    ".npy": _read_numpy,
-    ".dcm": _read_dicom,
-}
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
-
-
 def _spell(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -12,9 +13,9 @@ from monai_memorization.images.sets import ImageSet, check_disjoint, read_image_
 
 
 def read_roles(
-    training: str | Path,
+    training: str | Path | None,
     validation: str | Path | None,
-    synthetic: str | Path,
+    synthetic: str | Path | None,
     reconstructed_validation: str | Path | None,
 ) -> dict[str, ImageSet]:
     """List the sets of an audit.
@@ -38,7 +39,10 @@ def read_roles(
             "all, give images from the same source and time that it has not seen"
         )
     given = {"training": training, "validation": validation, "synthetic": synthetic}
-    sets = {role: read_image_set(source, role) for role, source in given.items()}
+    for role in given:
+        if given[role] is None:
+            raise InputError(f"{role}: none given; give a folder of images, a CSV or a MONAI data list (JSON)")
+    sets = {role: read_image_set(source, role) for role, source in given.items() if source is not None}
     check_disjoint(sets["training"], sets["validation"])
     if reconstructed_validation is not None:
         reconstructed = read_image_set(reconstructed_validation, "reconstructed_validation")
@@ -70,13 +74,21 @@ def check_identical(training: ImageSet, validation: ImageSet, digests: Sequence[
 def _name_after(reconstructed: ImageSet, validation: ImageSet) -> ImageSet:
     """Give reconstructions the patients and labels of the validation images of the same name, whatever their folder."""
     position = {_stem(name): i for i, name in enumerate(validation.image_ids)}
-    unknown = [name for name in reconstructed.image_ids if _stem(name) not in position]
-    if unknown or len(position) < len(validation):
-        raise InputError(
-            f"reconstructed_validation: {len(unknown)} of its images are named like no validation image"
-            f"{f' (such as {unknown[0]})' if unknown else ''}, or validation names repeat in several folders; "
-            "reconstruct the validation set under its own, different names"
-        )
+    stems = Counter(_stem(name) for name in reconstructed.image_ids)
+    problems = {
+        "reconstructions of no validation image": sorted(stems.keys() - position.keys()),
+        "validation images without a reconstruction": sorted(position.keys() - stems.keys()),
+        "names that several reconstructions share": sorted(name for name, n in stems.items() if n > 1),
+        "names that several validation images share": sorted(
+            name for name, n in Counter(map(_stem, validation.image_ids)).items() if n > 1
+        ),
+    }
+    for problem, names in problems.items():
+        if names:
+            raise InputError(
+                f"reconstructed_validation: {problem}: {len(names)}, such as {names[0]}; reconstruct the whole "
+                "validation set, each image under its own name"
+            )
     originals = validation.subset(position[_stem(name)] for name in reconstructed.image_ids)
     return replace(originals, role=reconstructed.role, image_ids=reconstructed.image_ids, paths=reconstructed.paths)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,10 @@ import torch
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 
+logger = logging.getLogger(__name__)
+
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".npy", ".dcm")
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class ImageSet:
         patient_ids: whose image it is; the image id itself where patients are unknown.
         labels: the class of each image, or None.
         has_patients: whether ``patient_ids`` came with the images.
+        n_ignored: files of a folder that are no images of a known kind; None for a list.
     """
 
     role: str
@@ -39,6 +44,7 @@ class ImageSet:
     patient_ids: tuple[str, ...]
     labels: tuple[str, ...] | None
     has_patients: bool
+    n_ignored: int | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -121,8 +127,9 @@ def split(images: ImageSet, share: float = 0.2, seed: int = 0) -> tuple[ImageSet
         Training set and validation set, in the order of ``images``.
 
     Raises:
-        InputError: if ``share`` is not in (0, 1) or one side would be empty.
+        InputError: if ``share`` is not in (0, 1), one side would be empty, or the seed is below 0.
     """
+    check_seed(seed)
     patients = sorted(set(images.patient_ids))
     n_validation = round(share * len(patients)) if 0 < share < 1 else 0
     if not 0 < n_validation < len(patients):
@@ -146,17 +153,48 @@ def write_image_set(images: ImageSet, path: Path) -> None:
     write_text(path, pd.DataFrame(columns).to_csv(index=False))
 
 
+def kind(path: Path) -> str | None:
+    """Return the suffix in ``SUFFIXES`` that tells how to read a file; None for a file of another kind.
+
+    Archives name DICOM files without a suffix or by numbers; these are known by the mark behind their preamble.
+    """
+    name = path.name.lower()
+    for suffix in SUFFIXES:
+        if name.endswith(suffix):
+            return suffix
+    try:
+        with path.open("rb") as file:
+            return ".dcm" if file.read(132)[128:] == b"DICM" else None
+    except OSError:
+        return None
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that torch or numpy would refuse later.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"seed: found {seed}, but must lie between 0 and {LARGEST_SEED}")
+
+
 def _from_folder(folder: Path, role: str) -> ImageSet:
-    found = [
+    files = [
         Path(parent, name)
         for parent, _, names in os.walk(folder, onerror=_refuse)
         for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        if not name.startswith(".")
     ]
+    found = [path for path in files if kind(path) is not None]
+    n_ignored = len(files) - len(found)
+    if found and n_ignored:
+        example = next(path for path in files if kind(path) is None)
+        logger.warning("%s: %d files of %s are no images of a known kind, such as %s", role, n_ignored, folder, example)
     if not found:
         raise InputError(f"{role}: no image in {folder}; looked for {', '.join(SUFFIXES)} in it and its subfolders")
     ids = sorted(path.relative_to(folder).as_posix() for path in found)
-    return ImageSet(role, tuple(ids), tuple(folder / name for name in ids), tuple(ids), None, False)
+    return ImageSet(role, tuple(ids), tuple(folder / name for name in ids), tuple(ids), None, False, n_ignored)
 
 
 def _refuse(error: OSError) -> None:

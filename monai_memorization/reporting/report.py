@@ -51,7 +51,10 @@ def compose_report(
         A dict of plain values; what is not known is None.
     """
     recall = findings.power.working_recall
-    calibrated = asdict(findings.calibrated) | {"near_identical_threshold": CORRELATION}
+    calibrated = asdict(findings.calibrated) | {"near_identical_threshold": CORRELATION, "strata": findings.strata}
+    patients_known = embedded["training"].images.has_patients and embedded["validation"].images.has_patients
+    # an audit with leaks is refused, so what is written down is that they were looked for
+    leaks = {"shared_images": 0, "shared_patients": 0 if patients_known else None}
     if not embedded["training"].images.has_patients:
         calibrated |= {"n_mem_patients": None, "n_mem_patients_expected_false": None, "mem_patients_rate": None}
     deficit = findings.calibrated.alpha_attained - findings.calibrated.flagged_rate
@@ -59,7 +62,7 @@ def compose_report(
     return {
         "schema_version": SCHEMA_VERSION,
         "verdict": asdict(findings.verdict) | {"noticeable_rate": noticeable},
-        "sets": {role: describe_set(embeddings) for role, embeddings in embedded.items()},
+        "sets": {role: describe_set(embeddings) for role, embeddings in embedded.items()} | {"leaks": leaks},
         "calibrated": calibrated,
         "paper_protocol": asdict(findings.paper),
         "controls": findings.controls,
@@ -91,6 +94,7 @@ def describe_set(embeddings: Embeddings) -> dict[str, Any]:
         "n_patients": images.n_patients if images.has_patients else None,
         "patients_known": images.has_patients,
         "n_unreadable": len(embeddings.unreadable),
+        "n_ignored": images.n_ignored,
         "n_resized": embeddings.n_scaled,
         "n_duplicates": len(images) - len(set(embeddings.digests)),
     }

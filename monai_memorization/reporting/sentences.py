@@ -61,6 +61,11 @@ def verdict_sentence(report: Mapping[str, Any]) -> str:
     return "this audit can neither find copies nor rule them out" + because
 
 
+def verdict_line(report: Mapping[str, Any]) -> str:
+    """Say the verdict by its name and in its sentence, for a terminal."""
+    return f"{verdict_label(report)}: {verdict_sentence(report)}"
+
+
 def _copies_sentence(report: Mapping[str, Any], reasons: list[str]) -> str:
     calibrated, n = report["calibrated"], count(report["sets"]["synthetic"]["n_images"])
     if "excess" in reasons:

@@ -18,7 +18,7 @@ from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.near_identical import near_identical
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.images.preparation import prepared_images
-from monai_memorization.statistics.conformal import Flags, flag, stratify, threshold
+from monai_memorization.statistics.conformal import Flags, Stratum, flag, stratify, threshold
 from monai_memorization.statistics.counts import Calibrated, accumulation_curve, measure_calibrated
 from monai_memorization.statistics.gap import gap_auc, nearest_in_training
 from monai_memorization.statistics.paper_protocol import PaperProtocol, measure_paper_protocol
@@ -41,6 +41,7 @@ class Findings:
         paper: counts of the paper protocol.
         calibrated: counts of the calibrated protocol.
         controls: `controls` of the report.
+        strata: the groups within which p-values were taken: all images, or those of one label.
         accumulation: training images matched against images drawn.
         verdict: the verdict.
     """
@@ -55,6 +56,7 @@ class Findings:
     paper: PaperProtocol
     calibrated: Calibrated
     controls: dict[str, Any]
+    strata: list[dict[str, Any]]
     accumulation: dict[str, Any]
     verdict: Verdict
 
@@ -105,7 +107,7 @@ def measure(
             seed=seed,
         )
         paper = measure_paper_protocol(training.vectors, validation.vectors, synthetic.vectors, seed=seed)
-        controls = _controls(training, calibration, synthetic, seed)
+        controls = _controls(training, validation, calibration, synthetic, seed)
     verdict = decide(
         n_fdr_list=calibrated.fdr.n_copies,
         copy_rate_ci=calibrated.copy_rate_ci,
@@ -115,7 +117,7 @@ def measure(
         recall=power.working_recall,
         gap_auc=controls["gap_auc"],
         reconstructed=settings["reconstructed"],
-        has_patient_ids=validation.images.has_patients,
+        has_patient_ids=training.images.has_patients and calibration.images.has_patients,
     )
     accumulation = _accumulation(match, flags, calibration, training, validation_similarity, thresholds)
     return Findings(
@@ -129,9 +131,20 @@ def measure(
         paper,
         calibrated,
         controls,
+        [_describe(stratum, thresholds[stratum.label]) for stratum in strata],
         accumulation,
         verdict,
     )
+
+
+def _describe(stratum: Stratum, level: float) -> dict[str, Any]:
+    return {
+        "label": stratum.label,
+        "n_images": len(stratum.validation),
+        "n_patients": stratum.n_patients,
+        "n_synthetic": len(stratum.synthetic),
+        "threshold": level if level != float("inf") else None,
+    }
 
 
 @contextmanager
@@ -169,15 +182,20 @@ def _measure_power(
     )
 
 
-def _controls(training: Embeddings, validation: Embeddings, synthetic: Embeddings, seed: int) -> dict[str, Any]:
+def _controls(
+    training: Embeddings, validation: Embeddings, calibration: Embeddings, synthetic: Embeddings, seed: int
+) -> dict[str, Any]:
+    """Compare synthetic images with those they are calibrated on, and real with real ones: never reconstructed."""
     patients = validation.images.patient_ids
-    gap = gap_auc(validation.vectors, synthetic.vectors, patients, seed)
+    gap = gap_auc(calibration.vectors, synthetic.vectors, calibration.images.patient_ids, seed)
     shares: tuple[float | None, float | None] = (None, None)
     if len(set(patients)) > 1:
         shares = nearest_in_training(training.vectors, validation.vectors, synthetic.vectors, patients, seed)
     return {
         "gap_auc": gap.auc,
         "gap_auc_ci": gap.ci,
+        "gap_reason": gap.reason,
+        "gap_reference": calibration.images.role,
         "nearest_in_training": shares[0],
         "nearest_in_training_real": shares[1],
     }

@@ -102,7 +102,7 @@ FAMILIES = (
     Family("bias_field", (0.1, 0.2, 0.3, 0.5), _alone(degradations.bias_field)),
     Family("blur", (0.01, 0.02, 0.03, 0.04), _alone(degradations.blur)),
     Family("noise", (0.01, 0.05, 0.1, 0.2), _alone(degradations.noise)),
-    Family("resampling", (2, 3, 4), _alone(degradations.coarsen)),
+    Family("resampling", (2, 3, 4), _alone(degradations.coarsen), seen_in_training=False),
     Family("combination", (1, 2), _combine),
     Family("elastic", (0.01, 0.02, 0.03, 0.05), _alone(degradations.elastic), seen_in_training=False),
     Family("quantization", (32, 16, 8, 4), _alone(degradations.quantize), seen_in_training=False),

@@ -43,7 +43,8 @@ def decide(
 
     `copies_found` for any of: an FDR list (`fdr_list`), lower end of the copy rate's interval above 0 (`excess`), a
     near-identical pair (`near_identical`). Else `inconclusive` for any of: P < 1/alpha - 1 (`few_validation_patients`),
-    recall below 0.8 or not measured (`low_power`), gap AUC above 0.9 without reconstructions (`synthetic_differs`).
+    recall below 0.8 or not measured (`low_power`), gap AUC above 0.9 (`synthetic_differs`) or not measured
+    (`gap_not_measured`) without reconstructions.
     Else `no_copies_found`, which says nothing about privacy beyond that.
 
     Args:
@@ -69,6 +70,7 @@ def decide(
         "few_validation_patients": n_patients < n_patients_needed(alpha),
         "low_power": recall is None or recall < RECALL_NEEDED,
         "synthetic_differs": gap_auc is not None and gap_auc > GAP_ALLOWED and not reconstructed,
+        "gap_not_measured": gap_auc is None and not reconstructed,
     }
     status: Status = (
         "copies_found" if any(found.values()) else "inconclusive" if any(doubts.values()) else "no_copies_found"
