@@ -9,17 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from monai_memorization.statistics.power import FAMILIES
+
 HOSTILE = """<script>document.title = "owned"</script>"><img src=x onerror="document.title='owned'">'&"""
-FAMILIES = {
-    "identity": (True, True, (0,)),
-    "flip": (True, True, (0, 1)),
-    "rotation": (True, True, (3, 5, 10, 20)),
-    "gamma": (True, True, (0.5, 0.75, 1.25, 1.5)),
-    "blur": (True, True, (0.01, 0.02, 0.03, 0.04)),
-    "elastic": (False, True, (0.01, 0.02, 0.03, 0.05)),
-    "jpeg": (False, True, (95, 70, 40, 10)),
-    "splice": (False, False, (0.5, 0.25)),
-}
 
 
 def copies_found() -> dict[str, Any]:
@@ -35,22 +27,55 @@ def no_copies_found() -> dict[str, Any]:
 def few_patients() -> dict[str, Any]:
     """Twelve validation patients cannot support alpha = 0.05."""
     report = _report(n_training=64, n_validation=12, n_synthetic=200, share_copied=0.3)
-    report["calibrated"] |= dict.fromkeys(("threshold", "copy_rate", "copy_rate_ci", "copy_rate_at_power", "mem_rate"))
-    report["calibrated"] |= {"alpha_attained": 0.0, "false_alarm_rate_ci": None, "n_copies": 0, "flagged_rate": 0.0}
-    report["calibrated"] |= {"expected_false_copies": 0.0, "n_mem": 0, "n_mem_expected_false": 0.0, "n_mem_patients": 0}
-    report["calibrated"] |= {"n_near_identical": 0, "n_mem_total_bound": None}
+    report["calibrated"] |= dict.fromkeys(("threshold", "copy_rate_at_power", "n_mem_total_bound"))
+    report["calibrated"] |= dict.fromkeys(("alpha_attained", "flagged_rate", "copy_rate", "mem_rate"), 0.0)
+    report["calibrated"] |= {
+        "false_alarm_rate_ci": [0.0, 0.0],
+        "copy_rate_ci": [0.0, 1.0],
+        "expected_false_copies": 0.0,
+    }
+    report["calibrated"] |= {"n_copies": 0, "n_mem": 0, "n_mem_expected_false": 0.0, "n_mem_patients": 0}
+    report["calibrated"] |= {"n_mem_patients_expected_false": 0.0, "mem_patients_rate": 0.0, "n_near_identical": 0}
     report["calibrated"]["fdr"] |= {"n_copies": 0, "n_mem": 0, "n_mem_expected_false": 0.0}
-    report["verdict"] = {"status": "inconclusive", "reasons": ["few_validation_patients"], "noticeable_rate": None}
+    report["power"] = [cell | {"recall": 0.0} for cell in report["power"]]
+    report["power_summary"] = dict.fromkeys(report["power_summary"], 0.0)
+    reasons = ["few_validation_patients", "low_power"]
+    report["verdict"] = {"status": "inconclusive", "reasons": reasons, "noticeable_rate": 1.0}
+    return report
+
+
+def labels_on_reconstructions() -> dict[str, Any]:
+    """Calibrated on reconstructions within two labels, one of which has too few patients."""
+    report = _report(n_training=256, n_validation=300, n_synthetic=1000, share_copied=0)
+    report["sets"]["reconstructed_validation"] = _set(298, 298)
+    report["calibrated"]["threshold"] = None
+    report["calibrated"]["strata"] = [
+        {"label": "ill", "n_images": 12, "n_patients": 12, "n_synthetic": 400, "threshold": None},
+        {"label": "well", "n_images": 286, "n_patients": 286, "n_synthetic": 600, "threshold": 0.735},
+    ]
+    report["controls"] |= {"gap_auc": 0.93, "gap_auc_ci": [0.9, 0.96], "gap_reference": "reconstructed_validation"}
+    report["verdict"] = {"status": "inconclusive", "reasons": ["few_validation_patients"], "noticeable_rate": 0.4}
+    return report
+
+
+def gap_not_measured() -> dict[str, Any]:
+    """Eight synthetic images are too few to tell how they differ from validation images."""
+    report = _report(n_training=256, n_validation=300, n_synthetic=8, share_copied=0)
+    why = "the classifier needs 10 validation patients and synthetic images, found 300 and 8"
+    report["controls"] |= {"gap_auc": None, "gap_auc_ci": None, "gap_reason": why}
+    report["verdict"] = {"status": "inconclusive", "reasons": ["gap_not_measured"], "noticeable_rate": 0.4}
     return report
 
 
 def unknown_patients() -> dict[str, Any]:
     """An audit without patient ids, inconclusive for two reasons."""
     report = _report(n_training=256, n_validation=100, n_synthetic=400, share_copied=0)
-    for images in report["sets"].values():
-        images["patients_known"] = False
-    report["calibrated"]["n_mem_patients"] = None
-    report["power_summary"] = {"seen": 0.91, "unseen": 0.62, "working_recall": 0.62}
+    for role in ("training", "validation"):
+        report["sets"][role] |= {"n_patients": None, "patients_known": False, "n_ignored": 2}
+    report["sets"]["leaks"]["shared_patients"] = None
+    per_patient = ("n_mem_patients", "n_mem_patients_expected_false", "mem_patients_rate")
+    report["calibrated"] |= dict.fromkeys(per_patient)
+    report["power_summary"] |= {"seen": 0.91, "unseen": 0.62, "working_recall": 0.62}
     report["controls"] |= {"gap_auc": 0.97, "gap_auc_ci": [0.95, 0.98]}
     report["verdict"] = {
         "status": "inconclusive",
@@ -63,7 +88,8 @@ def unknown_patients() -> dict[str, Any]:
 def all_null() -> dict[str, Any]:
     """Everything that may be null is, and what may be absent is absent."""
     report = copies_found()
-    counted = {"alpha": 0.05, "fdr": report["calibrated"]["fdr"], "n_near_identical": 3}
+    needed = ("alpha", "fdr", "strata")
+    counted = {key: report["calibrated"][key] for key in needed} | {"n_near_identical": 3}
     report["calibrated"] = dict.fromkeys(report["calibrated"]) | counted
     report["calibrated"]["fdr"] = dict.fromkeys(counted["fdr"]) | {"q": 0.05}
     report["paper_protocol"] = dict.fromkeys(report["paper_protocol"])
@@ -88,16 +114,26 @@ def hostile() -> dict[str, Any]:
         "created": HOSTILE,
     }
     report["provenance"] |= {"settings": {HOSTILE: [HOSTILE]}, "seconds": {HOSTILE: 1.0}, "encoder_sha256": HOSTILE}
-    report["provenance"] |= {"image_list_sha256": {HOSTILE: HOSTILE}, "commit": HOSTILE, "seed": HOSTILE}
+    report["provenance"] |= {"image_list_sha256": {HOSTILE: HOSTILE}, "seed": HOSTILE}
     report["power"].append({"family": HOSTILE, "strength": HOSTILE, "n": 3, "recall": 0.5, "seen_in_training": False})
     report["verdict"]["reasons"] = [*report["verdict"]["reasons"], HOSTILE]
-    report["sets"]["leaks"] = {HOSTILE: HOSTILE}
+    report["calibrated"]["strata"][0]["label"] = report["controls"]["gap_reason"] = HOSTILE
+    report["controls"]["gap_auc"] = None
     return report
 
 
 EXAMPLES = {
     example.__name__: example
-    for example in (copies_found, no_copies_found, few_patients, unknown_patients, all_null, hostile)
+    for example in (
+        copies_found,
+        no_copies_found,
+        few_patients,
+        labels_on_reconstructions,
+        gap_not_measured,
+        unknown_patients,
+        all_null,
+        hostile,
+    )
 }
 
 
@@ -125,16 +161,17 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
     tau = float(np.quantile(validation, 0.93))
     power = [
         {
-            "family": family,
+            "family": family.name,
             "strength": strength,
             "n": 32,
-            "recall": round(1 - 0.02 * level**2 * (1 if seen else 1.2), 2),
+            "recall": round(1 - 0.02 * level**2 * (1 if family.seen_in_training else 1.2), 2),
             "matched": 1.0,
-            "seen_in_training": seen,
-            "whole": whole,
+            "seen_in_training": family.seen_in_training,
+            "whole": family.whole,
         }
-        for family, (seen, whole, strengths) in FAMILIES.items()
-        for level, strength in enumerate(strengths)
+        for family in FAMILIES
+        if 2 in family.dimensions
+        for level, strength in enumerate(family.strengths)
     ]
     whole = [cell for cell in power if cell["whole"]]
     seen, unseen = (float(np.mean([c["recall"] for c in whole if c["seen_in_training"] is s])) for s in (True, False))
@@ -148,8 +185,8 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
             "sets": {
                 "training": _set(n_training, round(n_training * 0.9)),
                 "validation": _set(n_validation, n_validation),
-                "synthetic": _set(n_synthetic, n_synthetic) | {"patients_known": False, "n_resized": n_synthetic},
-                "leaks": {"shared_images": 0, "shared_patients": 0, "near_duplicates_in_training": 4},
+                "synthetic": _set(n_synthetic, None) | {"n_ignored": 1, "n_resized": n_synthetic},
+                "leaks": {"shared_images": 0, "shared_patients": 0},
             },
             "paper_protocol": {
                 "percentile": 95.0,
@@ -173,6 +210,15 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                 "copy_rate": copy_rate,
                 "copy_rate_ci": interval,
                 "copy_rate_at_power": copy_rate / 0.9,
+                "strata": [
+                    {
+                        "label": None,
+                        "n_images": n_validation,
+                        "n_patients": n_validation,
+                        "n_synthetic": n_synthetic,
+                        "threshold": float(np.sort(validation)[-k]) if k else None,
+                    }
+                ],
                 "n_mem": n_mem,
                 "n_mem_expected_false": false,
                 "mem_rate": max(0.0, (n_mem - false) / n_training),
@@ -193,6 +239,8 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
             "controls": {
                 "gap_auc": 0.71,
                 "gap_auc_ci": [0.66, 0.76],
+                "gap_reason": None,
+                "gap_reference": "validation",
                 "nearest_in_training": 0.83 if share_copied else 0.5,
                 "nearest_in_training_real": 0.49,
             },
@@ -202,8 +250,8 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                 "image_size": [64, 64],
                 "channels": 1,
                 "embedding_size": 128,
+                "widths": [32, 64, 128, 256],
                 "training_steps": 4000,
-                "trained_in_this_run": True,
             },
             "distributions": {
                 "similarity": {
@@ -229,18 +277,17 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                 "seed": 0,
                 "device": "cpu",
                 "created": "2026-03-02T10:15:00+00:00",
-                "commit": "7234c87",
                 "image_list_sha256": {"training": "ab" * 32, "validation": "cd" * 32, "synthetic": "ef" * 32},
                 "encoder_sha256": "12" * 32,
                 "seconds": {"train_encoder": 412.0, "embed": 21.4, "nearest_neighbors": 0.8, "power": 33.1},
-                "settings": {"alpha": alpha, "q": q, "seed": 0},
-                "scheduler": "DDIMScheduler",
-                "n_steps": 50,
+                "settings": {"alpha": alpha, "q": q, "seed": 0, "device": "cpu", "skip_unreadable": False},
+                "scheduler": None,
+                "n_steps": None,
             },
         }
     )
 
 
-def _set(n_images: int, n_patients: int) -> dict[str, Any]:
-    known = {"n_images": n_images, "n_patients": n_patients, "patients_known": True}
-    return known | {"n_unreadable": 0, "n_resized": 0, "n_duplicates": 0}
+def _set(n_images: int, n_patients: int | None) -> dict[str, Any]:
+    known = {"n_images": n_images, "n_patients": n_patients, "patients_known": n_patients is not None}
+    return known | {"n_unreadable": 0, "n_ignored": None, "n_resized": 0, "n_duplicates": 0}

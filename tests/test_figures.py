@@ -68,6 +68,15 @@ def test_axes_and_lines_are_named():
     assert {"images drawn", "training images matched"} <= set(texts(draw("accumulation")))
 
 
+def test_reconstructions_are_named_in_place_of_validation_images():
+    histogram = figures.similarity_histogram([0, 0.5, 1], [5, 9], [3, 4], calibration="reconstructed")
+    curve = figures.accumulation_curve([10, 20], [4, 7], [1, 2], "reconstructed")
+
+    assert "reconstructed → training" in texts(histogram)
+    assert "reconstructed images" in texts(curve)
+    assert "validation" not in histogram + curve
+
+
 def test_what_is_not_known_is_not_drawn():
     svg = figures.similarity_histogram([0, 0.5, 1], [5, 9], [3, 4])
 

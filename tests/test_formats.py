@@ -44,6 +44,13 @@ def test_a_percentage_is_within_half_a_unit_of_the_rate(rate):
     assert abs(float(text) - 100 * rate) <= (0.5 if rate >= 0.0995 else 0.05 if rate >= 0.0095 else 0.01) + 1e-9
 
 
+@given(st.floats(0, 1), st.sampled_from([0.05, 0.8, 0.9]))
+def test_a_rate_never_reads_like_the_limit_that_it_differs_from(rate, limit):
+    if abs(rate - limit) > 1e-7:
+        assert formats.percent(rate, limit) != formats.percent(limit)
+        assert float(formats.decimal(rate, 2, limit)) != limit
+
+
 @given(st.floats(-1, 1 - 1e-6))
 def test_a_similarity_or_auc_below_one_never_reads_one(value):
     assert float(formats.similarity(value)) < 1

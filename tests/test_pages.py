@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 import torch
-from report_examples import EXAMPLES, HOSTILE, all_null, copies_found, few_patients, no_copies_found
+from report_examples import (
+    EXAMPLES,
+    HOSTILE,
+    all_null,
+    copies_found,
+    few_patients,
+    gap_not_measured,
+    labels_on_reconstructions,
+    no_copies_found,
+    unknown_patients,
+)
 
 from monai_memorization.errors import InputError
 from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
@@ -158,6 +168,94 @@ def test_only_a_clean_verdict_says_what_would_have_been_noticed(tmp_path):
     assert "2.1 %" not in Page(written(report, tmp_path)).text
 
 
+def said(report: dict[str, Any], folder: Path) -> str:
+    return Page(written(report, folder)).text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_leaks_that_were_looked_for_read_none(tmp_path):
+    text = said(without_figures(copies_found()), tmp_path)
+
+    assert "Images in both sets none Patients in both sets none" in text
+
+
+def test_leaks_that_could_not_be_looked_for_say_so(tmp_path):
+    text = said(without_figures(unknown_patients()), tmp_path)
+
+    assert "Images in both sets none Patients in both sets not known could not be looked for" in text
+
+
+def test_audit_on_reconstructions_says_so_wherever_it_speaks_of_them(tmp_path):
+    text = said(labels_on_reconstructions(), tmp_path)
+
+    assert "Measured against 298 reconstructed real images of other patients" in text
+    assert "298 reconstructed validation images of 298 patients show" in text
+    assert "298 reconstructed validation images: how similar the reconstruction of a real image" in text
+    assert "reconstructed → training" in text
+    assert "validation → training" not in text
+    assert "even reconstructed real images of other patients (blue)" in text
+    assert "Gap between synthetic and reconstructed validation images" in text
+    assert "nearest of 300 validation images" in text  # the paper protocol knows no reconstructions
+    assert re.search(r"Validation 300 300 .*Reconstructed validation 298 298 ", text)
+
+
+def test_audit_without_reconstructions_does_not_speak_of_them(tmp_path):
+    text = said(copies_found(), tmp_path).rsplit("Glossary", 1)[0]
+
+    assert "validation → training" in text
+    assert "reconstructed" not in text.lower().replace("reconstructions to calibrate on", "")
+
+
+def test_labels_are_listed_with_what_they_allow(tmp_path):
+    text = said(without_figures(labels_on_reconstructions()), tmp_path)
+
+    assert "p-values were taken within label" in text
+    assert "ill 12 12 400 0.077 none: too few patients" in text
+    assert "well 286 286 600 0.0035 0.735" in text
+    assert "not measured it differs by label" in text
+
+
+def test_without_labels_no_table_of_labels(pages):
+    assert "within label" not in Page(pages["copies_found"]).text.split("Glossary")[1]
+    assert 'class="labels"' not in pages["copies_found"]
+
+
+def test_gap_that_was_not_measured_says_why(tmp_path):
+    text = said(without_figures(gap_not_measured()), tmp_path)
+
+    assert "Gap between synthetic and validation images" in text
+    assert "not measured the classifier needs 10 validation patients and synthetic images, found 300 and 8" in text
+
+
+def test_files_that_were_left_out_are_counted(tmp_path):
+    report = without_figures(copies_found())
+    report["sets"]["training"] |= {"n_images": 256, "n_patients": 230, "n_unreadable": 3, "n_ignored": 2}
+
+    text = said(report, tmp_path)
+
+    assert "Training 256 230 3 2 0 0" in text
+    assert "Validation 300 300 0 given as a list 0 0" in text
+
+
+def test_recall_below_the_one_needed_does_not_read_like_it(tmp_path):
+    report = without_figures(copies_found())
+    report["power_summary"] |= {"seen": 0.95, "unseen": 0.797, "working_recall": 0.797}
+
+    text = said(report, tmp_path)
+
+    assert text.count("79.7 %") >= 3
+    assert text.count("below 80 % there is no clean verdict") == 1
+
+
+def test_weaknesses_of_the_paper_protocol_are_said_as_they_are(tmp_path):
+    many, few = copies_found(), copies_found()
+    few["sets"]["synthetic"]["n_images"] = 20
+
+    assert "the mean over all ways to draw them" in said(without_figures(many), tmp_path)
+    assert "mean of 100 draws" in said(without_figures(few), tmp_path).rsplit("Glossary", 1)[0]
+    assert "mean of 100 draws" not in said(without_figures(many), tmp_path).rsplit("Glossary", 1)[0]
+    assert "a guide to its size, not a bound" in said(without_figures(many), tmp_path)
+
+
 def test_null_reads_not_measured_and_says_why(pages):
     text = Page(pages["all_null"]).text
 
@@ -174,9 +272,9 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from leaves(inner, (*path, key))
 
 
-NEEDED = {("calibrated",), ("calibrated", "alpha"), ("sets",), ("verdict",), ("verdict", "status")} | {
-    ("sets", role, *more) for role in ("training", "validation", "synthetic") for more in ((), ("n_images",))
-}
+NEEDED = {("calibrated",), ("calibrated", "alpha"), ("calibrated", "strata"), ("sets",)}
+NEEDED |= {("verdict",), ("verdict", "status")}
+NEEDED |= {("sets", role, *more) for role in ("training", "validation", "synthetic") for more in ((), ("n_images",))}
 
 
 @pytest.mark.parametrize("example", [copies_found, no_copies_found, few_patients], ids=lambda example: example.__name__)

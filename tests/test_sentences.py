@@ -1,15 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import re
+
 import pytest
-from report_examples import EXAMPLES, copies_found, few_patients, no_copies_found, unknown_patients
+from hypothesis import given
+from hypothesis import strategies as st
+from report_examples import (
+    EXAMPLES,
+    copies_found,
+    few_patients,
+    gap_not_measured,
+    labels_on_reconstructions,
+    no_copies_found,
+    unknown_patients,
+)
 
 from monai_memorization.reporting.formats import NO_BREAK
 from monai_memorization.reporting.sentences import (
+    fewest_patients,
     limits,
     reason,
-    validation_patients,
     verdict_label,
+    verdict_line,
     verdict_sentence,
 )
 
@@ -77,8 +90,8 @@ def test_an_inconclusive_verdict_is_one_sentence():
     ("code", "text"),
     [
         ("low_power", "only 62 %"),
-        ("synthetic_differs", "AUC 0.97"),
-        ("no_patient_ids", "each image counts as a patient"),
+        ("synthetic_differs", "AUC 0.97, above 0.9"),
+        ("no_patient_ids", "each validation image counts as a patient of its own"),
     ],
 )
 def test_each_reason_for_doubt_has_its_number_and_a_cure(code, text):
@@ -86,6 +99,103 @@ def test_each_reason_for_doubt_has_its_number_and_a_cure(code, text):
 
     assert text in said(spelled_out.text)
     assert len(spelled_out.cure) > 20
+
+
+def test_a_gap_that_was_not_measured_is_said_with_its_reason():
+    report = gap_not_measured()
+
+    assert "found 300 and 8" in reason(report, "gap_not_measured").text
+    assert "more synthetic images" in reason(report, "gap_not_measured").cure
+    assert "how far synthetic images differ" in verdict_sentence(report)
+
+
+@given(st.floats(0, 0.8, exclude_max=True))
+def test_a_recall_below_the_one_needed_never_reads_like_it(recall):
+    report = unknown_patients()
+    report["power_summary"]["working_recall"] = recall if recall < 0.8 - 1e-7 else 0.8 - 1e-7
+
+    found, needed = re.findall(r"([\d.]+) %", said(reason(report, "low_power").text))
+
+    assert float(found) < float(needed) == 80
+
+
+def test_recall_just_below_the_one_needed_gets_the_digit_that_tells():
+    report = unknown_patients()
+    report["power_summary"]["working_recall"] = 0.797
+
+    assert "only 79.7 % were found; it needs at least 80 %" in said(reason(report, "low_power").text)
+
+
+def test_gap_just_above_the_one_allowed_gets_the_digit_that_tells():
+    report = unknown_patients()
+    report["controls"]["gap_auc"] = 0.9012
+
+    assert "AUC 0.901, above 0.9" in reason(report, "synthetic_differs").text
+
+
+def test_cure_for_copies_not_seen_is_what_would_help():
+    labelled = labels_on_reconstructions()
+    labelled["power_summary"] = dict.fromkeys(labelled["power_summary"])
+
+    assert "Train the encoder longer" in reason(unknown_patients(), "low_power").cure
+    assert "Add validation patients first" in reason(few_patients(), "low_power").cure
+    assert "labels that the synthetic set has" in reason(labelled, "low_power").cure
+
+
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [
+        ((False, False), "Patients of the training set and the validation set are not known: each validation image"),
+        ((True, False), "Patients of the validation set are not known: each validation image counts"),
+        ((False, True), "Patients of the training set are not known: patients in both sets could not be looked for"),
+    ],
+)
+def test_unknown_patients_are_said_of_the_sets_that_lack_them(known, text):
+    report = unknown_patients()
+    for role, value in zip(("training", "validation"), known, strict=True):
+        report["sets"][role]["patients_known"] = value
+
+    assert reason(report, "no_patient_ids").text.startswith(text)
+
+
+def test_reconstructions_and_labels_are_named_where_images_are_compared_with_them():
+    report = labels_on_reconstructions()
+    report["verdict"] |= {"status": "copies_found", "reasons": ["excess"]}
+
+    assert "than 95 % of reconstructed real images of other patients with the same label do" in said(
+        verdict_sentence(report)
+    )
+
+
+def test_label_with_the_fewest_patients_decides():
+    report = labels_on_reconstructions()
+    text = " ".join(limits(report))
+
+    assert fewest_patients(report)["label"] == "ill"
+    assert reason(report, "few_validation_patients").text.startswith("12 validation patients of label “ill” are too")
+    assert "at least 19 of each label" in reason(report, "few_validation_patients").cure
+    assert "12 validation patients of label “ill” no p-value can be below 1/13 = 0.077: no image of that label" in text
+    assert "With the validation set of 2 labels the share of honest images" in text
+
+
+def test_images_are_counted_where_patients_are_not_known():
+    assert "With 100 validation images no p-value" in limits(unknown_patients())[0]
+    assert "With 300 validation patients no p-value" in limits(copies_found())[0]
+
+
+def test_list_of_a_single_image_is_no_limit():
+    assert not any("FDR list" in sentence for sentence in limits(gap_not_measured()))
+
+
+def test_where_nothing_can_be_flagged_no_share_of_flagged_images_is_said():
+    assert not any("share of honest images flagged" in sentence for sentence in limits(few_patients()))
+    assert any("share of honest images flagged" in sentence for sentence in limits(copies_found()))
+
+
+def test_line_for_a_terminal_is_verdict_and_sentence():
+    report = no_copies_found()
+
+    assert verdict_line(report) == f"No copies found: {verdict_sentence(report)}"
 
 
 def test_a_code_of_a_later_version_is_repeated():
@@ -106,13 +216,6 @@ def test_no_sentence_calls_a_set_private_or_safe(name):
     assert not {"private", "safe", "None", "nan"} & set(text.split())
 
 
-def test_images_count_as_patients_where_patients_are_null():
-    report = copies_found()
-    report["sets"]["validation"] |= {"n_patients": None, "n_images": 300}
-
-    assert validation_patients(report) == 300
-
-
 @pytest.mark.parametrize(
     ("n_patients", "sentence"),
     [
@@ -124,7 +227,7 @@ def test_images_count_as_patients_where_patients_are_null():
 )
 def test_limits_say_which_level_is_out_of_reach(n_patients, sentence):
     report = copies_found()
-    report["sets"]["validation"]["n_patients"] = n_patients
+    report["calibrated"]["strata"][0]["n_patients"] = n_patients
 
     assert sentence in limits(report)[0]
 

@@ -90,7 +90,7 @@ def test_views_use_no_degradation_of_an_unseen_family(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("an unseen family was used in training")
 
-    unseen = ("elastic", "jpeg", "quantize", "sharpen", "blend", "splice")
+    unseen = ("coarsen", "elastic", "jpeg", "quantize", "sharpen", "blend", "splice")
     for name in unseen:
         monkeypatch.setattr(degradations, name, refuse)
 

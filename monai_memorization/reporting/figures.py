@@ -46,6 +46,7 @@ def similarity_histogram(
     synthetic: Sequence[float],
     threshold: float | None = None,
     tau: float | None = None,
+    calibration: str = "validation",
 ) -> str:
     """Draw how similar each image is to its nearest training image, validation and synthetic set in one frame.
 
@@ -55,6 +56,7 @@ def similarity_histogram(
         synthetic: n counts of synthetic images.
         threshold: Similarity above which an image is a copy candidate; None where there is none.
         tau: Threshold of the paper protocol; None where there is none.
+        calibration: What the validation images are called in the legend.
 
     Returns:
         One `<svg>` element, the same text for the same numbers.
@@ -62,7 +64,7 @@ def similarity_histogram(
 
     def draw(axes: Axes) -> None:
         axes.stairs(_shares(validation), edges, fill=True, color=VALIDATION, alpha=0.3)
-        axes.stairs(_shares(validation), edges, color=VALIDATION, linewidth=1, label="validation → training")
+        axes.stairs(_shares(validation), edges, color=VALIDATION, linewidth=1, label=f"{calibration} → training")
         axes.stairs(_shares(synthetic), edges, color=SYNTHETIC, linewidth=2, label="synthetic → training")
         if threshold is not None:
             axes.axvline(
@@ -75,7 +77,7 @@ def similarity_histogram(
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
     return _svg(
-        draw, "Histogram of the similarity to the nearest training image, for validation and for synthetic images."
+        draw, f"Histogram of the similarity to the nearest training image, for {calibration} and for synthetic images."
     )
 
 
@@ -137,20 +139,26 @@ def sorted_p_values(p_values: Sequence[float], q: float | None = None) -> str:
     )
 
 
-def accumulation_curve(n_drawn: Sequence[float], synthetic: Sequence[float], validation: Sequence[float]) -> str:
+def accumulation_curve(
+    n_drawn: Sequence[float],
+    synthetic: Sequence[float],
+    validation: Sequence[float],
+    calibration: str = "validation",
+) -> str:
     """Draw how many training images have been matched after n images, synthetic and validation.
 
     Args:
         n_drawn: Numbers of images drawn, ascending.
         synthetic: Training images matched by a copy candidate among so many synthetic images.
         validation: The same of validation images; shorter where there are fewer of them.
+        calibration: What the validation images are called in the legend.
 
     Returns:
         One `<svg>` element, the same text for the same numbers.
     """
 
     def draw(axes: Axes) -> None:
-        axes.plot(n_drawn[: len(validation)], validation, color=VALIDATION, linewidth=2, label="validation images")
+        axes.plot(n_drawn[: len(validation)], validation, color=VALIDATION, linewidth=2, label=f"{calibration} images")
         axes.plot(n_drawn[: len(synthetic)], synthetic, color=SYNTHETIC, linewidth=2, label="synthetic images")
         axes.set(xlabel="images drawn", ylabel="training images matched", xlim=(0, None))
         axes.set(ylim=(0, max(1, *axes.get_ylim())))

@@ -24,8 +24,13 @@ def count(value: float | None) -> str | None:
     return f"{tenths:,.1f}" if abs(tenths) < 10 and tenths != int(tenths) else f"{value:,.0f}"
 
 
-def percent(rate: float | None) -> str | None:
-    """Write a rate in [0, 1] as a percentage: two digits below 10 %, whole from there, never rounded to 0 or 100."""
+def percent(rate: float | None, limit: float | None = None) -> str | None:
+    """Write a rate in [0, 1] as a percentage: two digits below 10 %, whole from there, never rounded to 0 or 100.
+
+    Args:
+        rate: The rate.
+        limit: A rate that it is judged by; as many more digits are written as tell the two apart.
+    """
     if not _known(rate):
         return None
     value = 100 * rate
@@ -34,6 +39,8 @@ def percent(rate: float | None) -> str | None:
     if 99.9 < value < 100:
         return f"above 99.9{NO_BREAK}%"
     digits = 2 if abs(value) < 1 else 1 if abs(value) < 10 or 99 < value < 100 else 0
+    if limit is not None:
+        digits = _digits_apart(value, 100 * limit, digits)
     text = f"{value:.{digits}f}"
     return (text.rstrip("0").rstrip(".") if digits else text) + f"{NO_BREAK}%"
 
@@ -46,12 +53,11 @@ def percent_interval(ends: Sequence[float] | None) -> str | None:
     return f"{low.removesuffix(NO_BREAK + '%')} to {high}"
 
 
-def decimal(value: float | None, digits: int = 2) -> str | None:
-    """Write an AUC; as many more digits as keep it from rounding to 1."""
+def decimal(value: float | None, digits: int = 2, limit: float = 1.0) -> str | None:
+    """Write an AUC; as many more digits as keep it from rounding to 1, or to a `limit` that it is judged by."""
     if not _known(value):
         return None
-    while digits < 6 and value < 1 and round(value, digits) == 1:
-        digits += 1
+    digits = max(_digits_apart(value, end, digits) for end in (1.0, limit))
     return f"{value:.{digits}f}"
 
 
@@ -137,6 +143,13 @@ def plain(value: object) -> str | None:
 def say(pattern: str, *parts: str | None) -> str | None:
     """Fill a pattern; None if a part is not known."""
     return pattern.format(*parts) if all(_known(part) for part in parts) else None
+
+
+def _digits_apart(value: float, limit: float, digits: int) -> int:
+    """Count the digits, from `digits` to six, that tell a value from a limit."""
+    while digits < 6 and value != limit and round(value, digits) == round(limit, digits):
+        digits += 1
+    return digits
 
 
 def _known(value: T | None) -> TypeGuard[T]:

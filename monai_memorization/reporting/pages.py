@@ -16,6 +16,7 @@ from torch import Tensor
 from monai_memorization.files import write_text
 from monai_memorization.reporting import figures, pictures, sentences
 from monai_memorization.reporting.templating import environment
+from monai_memorization.statistics.verdict import GAP_ALLOWED, RECALL_NEEDED
 
 
 def write_report_page(report: Mapping[str, Any], path: Path) -> None:
@@ -31,6 +32,7 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
     reasons = report["verdict"].get("reasons") or []
     power = report.get("power") or []
     recalls = _recalls(power, report.get("power_summary") or {})
+    role = sentences.calibration_role(report)
     page = environment().get_template("report.html.j2")
     html = page.render(
         report=report,
@@ -40,8 +42,12 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
         caveats=[sentences.reason(report, code) for code in reasons if code == "no_patient_ids"],
         limits=sentences.limits(report),
         by_chance=sentences.false_alarms_expected(report),
-        n_patients=sentences.validation_patients(report),
-        figures=_figures(report),
+        calibration=report["sets"][role],
+        reconstructed=role == "reconstructed_validation",
+        labelled=sentences.is_labelled(report),
+        recall_needed=RECALL_NEEDED,
+        gap_allowed=GAP_ALLOWED,
+        figures=_figures(report, "reconstructed" if role == "reconstructed_validation" else "validation"),
         recalls=recalls,
         n_planted=_n_planted(power),
         n_levels=max((len(cells) for group in recalls for cells in group["families"].values()), default=0),
@@ -51,11 +57,11 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
 
 @dataclass(frozen=True)
 class GalleryPair:
-    """A synthetic image and the training image nearest to it, with their pixels.
+    """A synthetic image and the training image nearest or near-identical to it, with their pixels.
 
     Args:
         synthetic_id: Id of the synthetic image.
-        training_id: Id of its nearest training image.
+        training_id: Id of the training image.
         training_patient_id: Patient of the training image.
         similarity: Correlation of their embeddings.
         p_value: Conformal p-value of the synthetic image.
@@ -124,14 +130,19 @@ def _content_hash(pairs: Sequence[GalleryPair]) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
-def _figures(report: Mapping[str, Any]) -> dict[str, Markup]:
+def _figures(report: Mapping[str, Any], calibration: str) -> dict[str, Markup]:
     """Draw what the report has numbers for; the SVG comes from matplotlib and numbers only, hence safe."""
     distributions, calibrated = report.get("distributions") or {}, report["calibrated"]
     svg = {}
     if similarity := distributions.get("similarity"):
         tau = (report.get("paper_protocol") or {}).get("tau")
         svg["similarity"] = figures.similarity_histogram(
-            similarity["edges"], similarity["validation"], similarity["synthetic"], calibrated.get("threshold"), tau
+            similarity["edges"],
+            similarity["validation"],
+            similarity["synthetic"],
+            calibrated.get("threshold"),
+            tau,
+            calibration,
         )
     if p_values := distributions.get("p_values"):
         svg["p_values"] = figures.p_value_histogram(p_values["edges"], p_values["synthetic"], calibrated.get("alpha"))
@@ -139,7 +150,9 @@ def _figures(report: Mapping[str, Any]) -> dict[str, Markup]:
         q = (calibrated.get("fdr") or {}).get("q")
         svg["sorted_p_values"] = figures.sorted_p_values(sorted_p_values, q)
     if curve := distributions.get("accumulation"):
-        svg["accumulation"] = figures.accumulation_curve(curve["n_drawn"], curve["synthetic"], curve["validation"])
+        svg["accumulation"] = figures.accumulation_curve(
+            curve["n_drawn"], curve["synthetic"], curve["validation"], calibration
+        )
     return {name: Markup(element) for name, element in svg.items()}
 
 

@@ -11,7 +11,7 @@ from monai_memorization.reporting.formats import count, decimal, p_value, percen
 from monai_memorization.statistics.conformal import n_patients_needed
 from monai_memorization.statistics.verdict import GAP_ALLOWED, RECALL_NEEDED
 
-SOME = "An unknown number"
+SOME = "an unknown number"
 A_SHARE = "a stated share"
 
 VERDICTS = {
@@ -28,11 +28,19 @@ class Reason(NamedTuple):
     cure: str
 
 
-def validation_patients(report: Mapping[str, Any]) -> int:
-    """Return P of design.md 3.2: validation patients, or validation images where patients are unknown."""
-    validation = report["sets"]["validation"]
-    patients = validation.get("n_patients")
-    return int(validation["n_images"] if patients is None else patients)
+def calibration_role(report: Mapping[str, Any]) -> str:
+    """Name the set that the audit was calibrated on: the validation set, or its reconstructions where given."""
+    return "reconstructed_validation" if "reconstructed_validation" in report["sets"] else "validation"
+
+
+def fewest_patients(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the entry of `calibrated.strata` with the fewest validation patients: it limits what can be said."""
+    return min(report["calibrated"]["strata"], key=lambda stratum: int(stratum["n_patients"]))
+
+
+def is_labelled(report: Mapping[str, Any]) -> bool:
+    """Tell whether p-values were taken within label."""
+    return report["calibrated"]["strata"][0]["label"] is not None
 
 
 def verdict_label(report: Mapping[str, Any]) -> str:
@@ -74,8 +82,8 @@ def _copies_sentence(report: Mapping[str, Any], reasons: list[str]) -> str:
         interval = say(" (95 % interval {})", percent_interval(calibrated.get("copy_rate_ci"))) or ""
         return (
             f"{count(calibrated.get('n_copies')) or SOME} of {n} synthetic images match a training image more closely "
-            f"than {percent(1 - calibrated['alpha'])} of real images of other patients do{by_chance}{share}{interval} "
-            "are copies."
+            f"than {percent(1 - calibrated['alpha'])} of {_yardstick(report)} do{by_chance}{share}{interval} are "
+            "copies."
         )
     if "fdr_list" in reasons:
         fdr = calibrated.get("fdr") or {}
@@ -87,10 +95,18 @@ def _copies_sentence(report: Mapping[str, Any], reasons: list[str]) -> str:
     return f"{pairs} of {n} synthetic images are almost pixel for pixel a training image."
 
 
+def _yardstick(report: Mapping[str, Any]) -> str:
+    images = {"validation": "real images", "reconstructed_validation": "reconstructed real images"}
+    label = " with the same label" if is_labelled(report) else ""
+    return f"{images[calibration_role(report)]} of other patients{label}"
+
+
 def _clean_sentence(report: Mapping[str, Any]) -> str:
     noticeable = percent(report["verdict"].get("noticeable_rate"))
     noticed = (
-        f"a copy rate above {noticeable} would have been noticed." if noticeable else "see below what it can notice."
+        f"a copy rate above {noticeable} would have been noticed."
+        if noticeable
+        else "what would have been noticed is not known."
     )
     return (
         f"no more of the {count(report['sets']['synthetic']['n_images'])} synthetic images come close to a training "
@@ -141,42 +157,68 @@ def _near_identical(report: Mapping[str, Any]) -> Reason:
 
 
 def _few_validation_patients(report: Mapping[str, Any]) -> Reason:
-    alpha, n = report["calibrated"]["alpha"], validation_patients(report)
+    alpha = report["calibrated"]["alpha"]
     needed = n_patients_needed(alpha)
+    each = " of each label" if is_labelled(report) else ""
     return Reason(
-        f"{_things(n, 'validation patient')} are too few for a false-alarm rate of {percent(alpha)}, "
+        f"{_patients(report, fewest_patients(report))} are too few for a false-alarm rate of {percent(alpha)}, "
         f"which needs {needed}.",
-        f"Add validation patients until there are at least {needed}, better a few hundred, or ask for a larger alpha.",
+        f"Add validation patients until there are at least {needed}{each}, better a few hundred, or ask for a larger "
+        "alpha.",
     )
 
 
 def _low_power(report: Mapping[str, Any]) -> Reason:
-    recall = percent((report.get("power_summary") or {}).get("working_recall"))
-    text = (
-        f"Of the copies planted to test the audit only {recall} were found; it needs at least {percent(RECALL_NEEDED)}."
-        if recall
-        else f"It is not known whether the audit finds at least {percent(RECALL_NEEDED)} of planted copies."
-    )
-    return Reason(
-        text,
+    needed = percent(RECALL_NEEDED)
+    recall = percent((report.get("power_summary") or {}).get("working_recall"), RECALL_NEEDED)
+    if recall is None:
+        text = f"It is not known whether the audit finds at least {needed} of planted copies, as none could be planted."
+    else:
+        text = f"Of the copies planted to test the audit only {recall} were found; it needs at least {needed}."
+    return Reason(text, _cure_of_low_power(report, recall is not None))
+
+
+def _cure_of_low_power(report: Mapping[str, Any], planted: bool) -> str:
+    if is_labelled(report) and not planted:
+        return "Give the training set the labels that the synthetic set has, so that copies can be planted within them."
+    if "few_validation_patients" in (report["verdict"].get("reasons") or []):
+        return "Add validation patients first: with too few nothing can be flagged, planted copies included."
+    return (
         "Train the encoder longer, on more training images or at a larger image size, and audit again: "
-        "an audit that overlooks planted copies would overlook real ones.",
+        "an audit that overlooks planted copies would overlook real ones."
     )
 
 
 def _synthetic_differs(report: Mapping[str, Any]) -> Reason:
-    auc = decimal((report.get("controls") or {}).get("gap_auc"), 2)
+    auc = decimal((report.get("controls") or {}).get("gap_auc"), 2, GAP_ALLOWED)
+    measured = f"{auc}, above {GAP_ALLOWED:g}" if auc else f"above {GAP_ALLOWED:g}"
     return Reason(
-        f"A classifier tells synthetic images from real ones so easily (AUC {auc or f'above {GAP_ALLOWED}'}) that "
+        f"A classifier tells synthetic images from real ones so easily (AUC {measured}) that "
         "validation images do not show how an honest synthetic image would score.",
         "Pass the validation images through the generator's autoencoder and give them as --reconstructed-validation.",
     )
 
 
-def _no_patient_ids(report: Mapping[str, Any]) -> Reason:
+def _gap_not_measured(report: Mapping[str, Any]) -> Reason:
+    why = (report.get("controls") or {}).get("gap_reason")
     return Reason(
-        "Patients are not known, so each image counts as a patient of its own and the error rates are optimistic.",
-        "Give the sets as CSV files with a patient_id column.",
+        "How far synthetic images differ from validation images could not be measured"
+        f"{f' ({why})' if why else ''}, so it is not known whether they can be compared.",
+        "Give more synthetic images or more validation patients, whichever are short.",
+    )
+
+
+def _no_patient_ids(report: Mapping[str, Any]) -> Reason:
+    unknown = [role for role in ("training", "validation") if not report["sets"][role].get("patients_known")]
+    optimistic = (
+        "each validation image counts as a patient of its own, which makes the error rates optimistic, and "
+        if "validation" in unknown
+        else ""
+    )
+    return Reason(
+        f"Patients of the {' and the '.join(f'{role} set' for role in unknown)} are not known: {optimistic}"
+        "patients in both sets could not be looked for, who would hide copies.",
+        f"Give the {' and the '.join(f'{role} set' for role in unknown)} with a patient_id column (CSV).",
     )
 
 
@@ -187,6 +229,7 @@ _REASONS = {
     "few_validation_patients": _few_validation_patients,
     "low_power": _low_power,
     "synthetic_differs": _synthetic_differs,
+    "gap_not_measured": _gap_not_measured,
     "no_patient_ids": _no_patient_ids,
 }
 
@@ -197,15 +240,15 @@ def limits(report: Mapping[str, Any]) -> list[str]:
     Args:
         report: The dict of `report.json`.
     """
-    calibrated, n = report["calibrated"], validation_patients(report)
-    sentences = [_finest_level(n)]
+    calibrated = report["calibrated"]
+    sentences = [_finest_level(report)]
     smallest = (calibrated.get("fdr") or {}).get("smallest_list")
-    if smallest is not None:
+    if smallest is not None and smallest > 1:
         sentences.append(_smallest_list(math.ceil(smallest), report["sets"]["synthetic"]["n_images"]))
     interval = percent_interval(calibrated.get("false_alarm_rate_ci"))
-    if interval is not None:
+    if interval is not None and calibrated.get("alpha_attained"):  # at 0 nothing can be flagged
         sentences.append(
-            f"With {_things(n, 'validation patient')} the share of honest images flagged lies between "
+            f"With {_all_patients(report)} the share of honest images flagged lies between "
             f"{interval.replace(' to ', ' and ')} (95 % interval); more validation patients narrow it."
         )
     unseen = percent((report.get("power_summary") or {}).get("unseen"))
@@ -221,12 +264,26 @@ def limits(report: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _finest_level(n: int) -> str:
-    start = f"With {_things(n, 'validation patient')} no p-value can be below 1/{n + 1:,} = {p_value(1 / (n + 1))}"
+def _finest_level(report: Mapping[str, Any]) -> str:
+    stratum = fewest_patients(report)
+    n = int(stratum["n_patients"])
+    start = f"With {_patients(report, stratum)} no p-value can be below 1/{n + 1:,} = {p_value(1 / (n + 1))}"
     out_of_reach = next((level for level in (0.05, 0.01, 0.001) if n_patients_needed(level) > n), None)
     if out_of_reach is None:
         return f"{start}."
-    return f"{start}: this audit cannot flag at {out_of_reach:g}, which needs {n_patients_needed(out_of_reach):,}."
+    cannot = "this audit cannot flag" if stratum["label"] is None else "no image of that label can be flagged"
+    return f"{start}: {cannot} at {out_of_reach:g}, which needs {n_patients_needed(out_of_reach):,}."
+
+
+def _patients(report: Mapping[str, Any], stratum: Mapping[str, Any]) -> str:
+    noun = "image" if report["sets"]["validation"].get("patients_known") is False else "patient"
+    label = "" if stratum["label"] is None else f" of label “{stratum['label']}”"
+    return _things(stratum["n_patients"], f"validation {noun}") + label
+
+
+def _all_patients(report: Mapping[str, Any]) -> str:
+    strata = report["calibrated"]["strata"]
+    return f"the validation set of {len(strata)} labels" if len(strata) > 1 else _patients(report, strata[0])
 
 
 def _things(n: float, noun: str) -> str:
