@@ -39,8 +39,10 @@ from monai_memorization.statistics.counts import (
     mean_alpha_attained,
     measure_calibrated,
 )
+from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
 from monai_memorization.statistics.gap import gap_auc
 from monai_memorization.statistics.paper_protocol import measure_paper_protocol
+from monai_memorization.statistics.verdict import noticeable_rate
 
 ALPHA, Q = 0.05, 0.05
 N_TRAINING, SIZE = 200, 16
@@ -51,7 +53,11 @@ N_BOOTSTRAP = 1000
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting; `correlation` is that of a patient's images, `copy_noise` what is added to a copied embedding."""
+    """One setting.
+
+    `correlation` is that of a patient's images, `copy_noise` what is added to a copied embedding, `copy_share_after` the
+    share in the second of two synthetic sets, `shift` how far the synthetic embeddings are moved along one axis.
+    """
 
     study: str
     n_patients: int
@@ -60,6 +66,8 @@ class Cell:
     ratio: float = 1.0
     copy_share: float = 0.0
     copy_noise: float = 0.2
+    copy_share_after: float = 0.0
+    shift: float = 0.0
 
     @property
     def n_validation(self) -> int:
@@ -82,14 +90,25 @@ def all_cells() -> list[Cell]:
     one, several, alike = (100, 1, 0.0), (100, 3, 0.5), (58, 3, 0.9)
     shares = (0.05, 0.15, 0.3, 0.45)
     honest = [Cell("audit", *s, ratio=r) for s in (one, several) for r in (0.5, 1, 2, 5, 10, 20)]
-    honest += [Cell("audit", *one, ratio=50), Cell("audit", *alike, ratio=1), Cell("audit", *alike, ratio=20)]
-    planted = [Cell("audit", *s, ratio=r, copy_share=c) for s, r in ((one, 1), (one, 5), (several, 5)) for c in shares]
+    # the sizes of the paper, 904 against 226, and 10,000 against 200
+    honest += [Cell("audit", *one, ratio=4), Cell("audit", *one, ratio=50)]
+    honest += [Cell("audit", *alike, ratio=1), Cell("audit", *alike, ratio=20)]
+    planted = [
+        Cell("audit", *s, ratio=r, copy_share=c) for s in (one, several) for r in (0.5, 1, 5, 20) for c in shares
+    ]
     weak = [Cell("audit", *one, ratio=5, copy_share=c, copy_noise=0.7) for c in shares]
     patients = [(p, *s) for p in (20, 40, 58, 60, 100, 200, 400) for s in ((1, 0.0), (3, 0.5), (3, 0.9))]
     # three images of a patient at the sizes where they matter most
     patients = [p for p in patients if p[1] == 1 or p[0] in (20, 58, 100)]
     similarity = [Cell("similarity", *p, ratio=20, copy_share=c) for p in patients for c in (0.0, 0.15)]
-    gap = [Cell("gap", 60), Cell("gap", 60, ratio=5), Cell("gap", 60, 3, 0.7)]
+    sets = ((60, 1, 0.0, 1), (60, 1, 0.0, 5), (60, 3, 0.7, 1))
+    gap = [Cell("gap", *s, shift=d) for d in (0.0, 1.0, 2.0) for s in sets]
+    before_after = ((0.0, 0.0), (0.0, 0.05), (0.15, 0.15), (0.15, 0.05), (0.45, 0.15))
+    difference = [
+        Cell("difference", *s, ratio=r, copy_share=c, copy_share_after=d)
+        for s, r in (((40, 1, 0.0), 5), (one, 5), (several, 2))
+        for c, d in before_after
+    ]
     # small sets against many patients, where an FDR list can be short
     fdr = [Cell("audit", 400, ratio=r, copy_share=c) for r, c in ((0.1, 0.0), (0.5, 0.0), (0.5, 0.05), (0.5, 0.15))]
     labels = [
@@ -97,7 +116,7 @@ def all_cells() -> list[Cell]:
         for p, s in ((40, ()), (120, ()), (40, (3, 0.5)))
         for c in (0, 0.15)
     ]
-    return honest + planted + weak + fdr + similarity + labels + gap
+    return honest + planted + weak + fdr + similarity + difference + labels + gap
 
 
 def draw_validation(cell: Cell, size: int, generator: Generator) -> Tensor:
@@ -128,7 +147,9 @@ def audit(cell: Cell, generator: Generator) -> dict[str, float]:
     patients = [str(i) for i in range(N_TRAINING)]
     found = measure_calibrated(flags, of_validation, match, patients, strata, alpha=ALPHA, q=Q, recall=recall)
     paper = measure_paper_protocol(training, validation, synthetic)
+    paper_false = int((of_synthetic[n_copies:].double() > paper.tau).sum()) / max(1, paper.n_copies)
 
+    noticeable = noticeable_rate(found.copy_rate_ci, recall, found.alpha_attained - found.flagged_rate)
     share, memorized = n_copies / cell.n_synthetic, len(source.unique())
     honest, rank = flags.copy_candidate[n_copies:], found.alpha_attained * (cell.n_patients + 1)
     low, high = betabinom.interval(0.95, len(honest), rank, cell.n_patients + 1 - rank)
@@ -145,7 +166,7 @@ def audit(cell: Cell, generator: Generator) -> dict[str, float]:
         "copy_rate_error": found.copy_rate - share,
         "copy_rate_covered": float(found.copy_rate_ci[0] <= max(0.0, seen) <= found.copy_rate_ci[1]),
         "copy_rate_width": found.copy_rate_ci[1] - found.copy_rate_ci[0],
-        "share_at_most_noticeable": float(share <= found.copy_rate_ci[1] / max(recall, 1e-9)),
+        "share_at_most_noticeable": float(share <= noticeable),
         "copy_rate_at_power_error": (found.copy_rate_at_power if found.copy_rate_at_power is not None else 0) - share,
         "mem_rate_error": found.mem_rate - memorized / N_TRAINING,
         "n_mem_share": found.n_mem / N_TRAINING,
@@ -154,6 +175,7 @@ def audit(cell: Cell, generator: Generator) -> dict[str, float]:
         "paper_mem_rate_matched": paper.mem_rate_matched,
         "paper_copy_rate": paper.copy_rate,
         "paper_copy_null_rate": paper.copy_null_rate,
+        "paper_false_discovery_proportion": paper_false,
     }
     if n_copies > 0:
         row |= {
@@ -241,18 +263,50 @@ def bootstrap(cell: Cell, validation: Tensor, synthetic: Tensor, generator: Gene
     return low, high
 
 
+def audit_difference(cell: Cell, generator: Generator) -> dict[str, float]:
+    """Two synthetic sets against the same validation set: the interval of the difference of their copy rates."""
+    validation = draw_validation(cell, 1, generator)[:, 0].double()
+    level, n = threshold(validation, ALPHA, cell.n_patients), cell.n_synthetic
+    strata = stratify(cell.patients, n)
+    shares = [round(share * n) / n for share in (cell.copy_share, cell.copy_share_after)]
+    flagged = []
+    for share in shares:
+        synthetic = torch.randn(n, generator=generator).double()
+        synthetic[: round(share * n)] = 100.0
+        flagged.append(int((synthetic > level).sum()))
+    low, high = copy_rate_difference_ci(*(FlaggedSet(x, n, strata) for x in flagged), ALPHA) or (math.nan, math.nan)
+    first, second = (copy_rate_interval(x, n, ALPHA, strata) for x in flagged)
+    return {
+        "difference_covered": float(low <= shares[1] - shares[0] <= high),
+        "difference_width": high - low,
+        "change_claimed": float(low > 0 or high < 0),
+        "wrong_sign": float((low > 0 and shares[1] <= shares[0]) or (high < 0 and shares[1] >= shares[0])),
+        "intervals_apart": float(first[0] > second[1] or second[0] > first[1]),
+    }
+
+
 def audit_gap(cell: Cell, generator: Generator) -> dict[str, float]:
-    """Gap between sets that are alike: the AUC is 0.5."""
+    """Gap between two sets: the AUC is 0.5 without a shift, and otherwise what the classifier reaches on average."""
     validation = draw_validation(cell, SIZE, generator)
     synthetic = torch.randn(cell.n_synthetic, SIZE, generator=generator)
+    synthetic[:, 0] += cell.shift
     gap = gap_auc(validation, synthetic, cell.patients, seed=int(torch.randint(2**31, (1,), generator=generator)))
     low, high = gap.ci or (math.nan, math.nan)
-    return {"gap_auc": gap.auc or math.nan, "gap_auc_covered": float(low <= 0.5 <= high), "gap_auc_width": high - low}
+    return {"gap_auc": gap.auc or math.nan, "gap_auc_low": low, "gap_auc_high": high}
+
+
+def cover_gap(cell: Cell, rows: list[dict[str, float]]) -> None:
+    """Add whether each interval holds the AUC that this classifier has on average at these sizes."""
+    truth = sum(row["gap_auc"] for row in rows) / len(rows) if cell.shift else 0.5
+    for row in rows:
+        row["gap_auc_covered"] = float(row["gap_auc_low"] <= truth <= row["gap_auc_high"])
+        row["gap_auc_width"] = row["gap_auc_high"] - row["gap_auc_low"]
 
 
 STUDIES: dict[str, Callable[[Cell, Generator], dict[str, float]]] = {
     "audit": audit,
     "similarity": audit_similarities,
+    "difference": audit_difference,
     "labels": audit_labels,
     "gap": audit_gap,
 }
@@ -269,6 +323,8 @@ def run_cell(cell: Cell, n_replicates: int, seed: int) -> dict[str, object]:
     for replicate in range(n_replicates):
         generator = Generator().manual_seed(seed * 1_000_003 + replicate)
         rows.append(STUDIES[cell.study](cell, generator))
+    if cell.study == "gap":
+        cover_gap(cell, rows)
     summary: dict[str, tuple[float, float]] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = torch.tensor([row[name] for row in rows if name in row], dtype=torch.float64)
@@ -318,7 +374,7 @@ def main() -> None:
     text = tables(done)
     print(text)
     if arguments.table is not None:
-        arguments.table.write_text(text)
+        arguments.table.write_text(text, encoding="utf-8")
 
 
 TABLES: dict[str, tuple[Callable[[dict], bool], list[str]]] = {
@@ -347,6 +403,7 @@ TABLES: dict[str, tuple[Callable[[dict], bool], list[str]]] = {
             "right_match",
             "recall_of_fdr_list",
             "false_discovery_proportion",
+            "paper_false_discovery_proportion",
             "excess",
             "copy_rate_covered",
             "copy_rate_width",
@@ -393,7 +450,11 @@ TABLES: dict[str, tuple[Callable[[dict], bool], list[str]]] = {
             "pooled_false_alarm_rate_b",
         ],
     ),
-    "Gap between alike sets": (lambda c: c["study"] == "gap", ["gap_auc", "gap_auc_covered", "gap_auc_width"]),
+    "Two synthetic sets, one validation set": (
+        lambda c: c["study"] == "difference",
+        ["difference_covered", "difference_width", "change_claimed", "wrong_sign", "intervals_apart"],
+    ),
+    "Gap": (lambda c: c["study"] == "gap", ["gap_auc", "gap_auc_covered", "gap_auc_width"]),
 }
 
 
@@ -412,6 +473,10 @@ def tables(entries: list[dict]) -> str:
             if belongs(cell):
                 sets = f"{cell['n_patients']} x {cell['images_per_patient']} ({cell['correlation']:g})"
                 copies = f"{cell['copy_share']:.0%} ({cell['copy_noise']:g})" if cell["copy_share"] else "0"
+                if cell["study"] == "difference":
+                    copies = f"{cell['copy_share']:.0%} → {cell['copy_share_after']:.0%}"
+                if cell["study"] == "gap":
+                    copies = f"0, moved by {cell['shift']:g}"
                 row = [f"{values[n][0]:.4f} ({1e4 * values[n][1]:.0f})" if n in values else "" for n in names]
                 lines.append(f"| {sets} | {cell['ratio']:g} | {copies} | " + " | ".join(row) + " |")
         lines.append("")

@@ -208,7 +208,7 @@ def copy_rate_interval(
     """
     if n_synthetic == 0 or mean_alpha_attained(alpha, strata) == 0:
         return 0.0, 1.0
-    false_alarms = _false_alarm_rates(alpha, strata, seed).numpy()
+    false_alarms = false_alarm_rates(alpha, strata, seed).numpy()
     shape = n_copies + 0.5, n_synthetic - n_copies + 0.5
 
     def probability_up_to(rate: float) -> float:
@@ -248,7 +248,7 @@ def false_alarm_rate_interval(
     if len(strata) == 1:
         return false_alarm_rate_ci(alpha, strata[0].n_patients, len(strata[0].validation), level)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    alike, independent = (_false_alarm_rates(alpha, strata, seed, extreme).quantile(ends) for extreme in (0, 1))
+    alike, independent = (false_alarm_rates(alpha, strata, seed, extreme).quantile(ends) for extreme in (0, 1))
     return float(min(alike[0], independent[0])), float(max(alike[1], independent[1]))
 
 
@@ -296,15 +296,29 @@ def accumulation_curve(match: Tensor, flagged: Tensor, n_points: int = 50) -> tu
     return drawn, torch.stack([share_drawn(abundance, n_total, int(m)).sum() for m in drawn])
 
 
-def _false_alarm_rates(alpha: float, strata: Sequence[Stratum], seed: int, extreme: int = 0) -> Tensor:
-    """Equally likely values of the false-alarm rate: each stratum's quantiles, paired at random with the others'."""
+def false_alarm_rates(
+    alpha: float, strata: Sequence[Stratum], seed: int, extreme: int = 0, n_rates: int | None = None
+) -> Tensor:
+    """Equally likely values of the false-alarm rate: each stratum's quantiles, paired at random with the others'.
+
+    Args:
+        alpha: level of the candidates.
+        strata: those that give the candidates.
+        seed: of the pairing; strata of the same labels are paired alike by the same seed.
+        extreme: 0 for a patient's images alike, 1 for independent ones, see `false_alarm_shapes`.
+        n_rates: how many values; 500, or 10,000 with several strata, where left out.
+
+    Returns:
+        Rates in [0, 1], float64 (n_rates,), in random order.
+    """
     generator, total = torch.Generator().manual_seed(seed), sum(len(s.synthetic) for s in strata)
-    n_rates = N_RATES if len(strata) == 1 else N_RATES_BY_LABEL
+    n_rates = n_rates or (N_RATES if len(strata) == 1 else N_RATES_BY_LABEL)
     levels = (torch.arange(n_rates, dtype=torch.float64) + 0.5) / n_rates
     rates = torch.zeros(n_rates, dtype=torch.float64)
     for stratum in strata:
         shapes = false_alarm_shapes(alpha, stratum.n_patients, len(stratum.validation))
+        order = torch.randperm(n_rates, generator=generator)
         if shapes is not None:
             quantiles = torch.from_numpy(betaincinv(*shapes[extreme], levels.numpy()))
-            rates += len(stratum.synthetic) / total * quantiles[torch.randperm(n_rates, generator=generator)]
+            rates += len(stratum.synthetic) / total * quantiles[order]
     return rates

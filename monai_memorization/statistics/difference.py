@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Difference of two copy rates that were measured against the same validation set, as an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import brentq
+from scipy.special import betainc, betaincinv
+
+from monai_memorization.statistics.conformal import Stratum
+from monai_memorization.statistics.counts import false_alarm_rates, mean_alpha_attained
+
+# Equally likely pairs that stand for the false-alarm rate and the first flagged share.
+N_PAIRS = 2000
+
+
+@dataclass(frozen=True)
+class FlaggedSet:
+    """What one of the two audits flagged.
+
+    Args:
+        n_copies: x, copy candidates.
+        n_synthetic: n_S.
+        strata: those that gave the candidates.
+    """
+
+    n_copies: int
+    n_synthetic: int
+    strata: Sequence[Stratum]
+
+
+def copy_rate_difference_ci(
+    before: FlaggedSet, after: FlaggedSet, alpha: float, seed: int = 0, level: float = 0.95
+) -> tuple[float, float] | None:
+    """Interval of the copy rate after less the copy rate before, where both have the same threshold.
+
+    Training set, validation set, encoder and alpha must be the same, and the two synthetic sets drawn independently.
+    The false-alarm rate A of that one threshold is then unknown but common, and does not count twice: the ends are
+    percentiles of max(0, (f2 - A) / (1 - A)) - max(0, (f1 - A) / (1 - A)) with A, f1 and f2 distributed as for
+    `copy_rate_interval`. P(difference <= d) is the mean over A and f1 of P(f2 <= A + (1 - A) (d + c1)), c1 the first
+    rate, and 0 where d + c1 < 0. Within label each label's false-alarm rate is common.
+
+    Args:
+        before: first audit.
+        after: second audit, with the same labels.
+        alpha: level of the candidates in both.
+        seed: of the pairing of equally likely values.
+        level: of the interval.
+
+    Returns:
+        Low and high end in [-1, 1]; None where one of the two sets is empty or no image of it can be flagged.
+
+    Raises:
+        ValueError: the two have other labels or other validation images.
+    """
+    if [_validation(s) for s in before.strata] != [_validation(s) for s in after.strata]:
+        raise ValueError("before and after: other labels or validation images, so the false-alarm rate is not common")
+    if not all(audit.n_synthetic and mean_alpha_attained(alpha, audit.strata) for audit in (before, after)):
+        return None
+    # the same seed pairs the labels alike in both, so a rate of one and a rate of the other belong together
+    rates, rates_after = (false_alarm_rates(alpha, a.strata, seed, n_rates=N_PAIRS).numpy() for a in (before, after))
+    order = torch.randperm(N_PAIRS, generator=torch.Generator().manual_seed(seed + 1)).numpy()
+    flagged = betaincinv(*_shape(before), (order + 0.5) / N_PAIRS)
+    copied = ((flagged - rates) / (1 - rates)).clip(min=0)
+
+    def probability_up_to(difference: float) -> float:
+        rate = (difference + copied).clip(max=1)
+        share = rates_after + (1 - rates_after) * rate.clip(min=0)
+        return float((betainc(*_shape(after), share) * (rate >= 0)).mean())
+
+    def end(probability: float) -> float:
+        return float(brentq(lambda d: probability_up_to(d) - probability, -1 - 1e-9, 1 + 1e-9, xtol=1e-6))
+
+    return max(-1.0, end((1 - level) / 2)), min(1.0, end((1 + level) / 2))
+
+
+def _validation(stratum: Stratum) -> tuple[str | None, int, int]:
+    return stratum.label, len(stratum.validation), stratum.n_patients
+
+
+def _shape(audit: FlaggedSet) -> tuple[float, float]:
+    return audit.n_copies + 0.5, audit.n_synthetic - audit.n_copies + 0.5

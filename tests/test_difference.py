@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monai_memorization.statistics.conformal import Stratum, false_alarm_shapes, stratify
+from monai_memorization.statistics.counts import copy_rate_interval
+from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
+
+ALPHA = 0.05
+
+
+def flagged(n_copies: int, n_synthetic: int, n_patients: int = 100) -> FlaggedSet:
+    return FlaggedSet(n_copies, n_synthetic, stratify([str(i) for i in range(n_patients)], n_synthetic))
+
+
+def within_labels(n_copies: int, n_ill: int, n_well: int) -> FlaggedSet:
+    strata = [Stratum(name, torch.arange(60), torch.arange(n), 60) for name, n in (("ill", n_ill), ("well", n_well))]
+    return FlaggedSet(n_copies, n_ill + n_well, strata)
+
+
+def drawn(before: FlaggedSet, after: FlaggedSet, n: int = 400_000) -> tuple[float, float]:
+    """The definition, by random draws: false-alarm rates common to both, flagged shares of each."""
+    rng = np.random.default_rng(0)
+    alarms = [rng.beta(*false_alarm_shapes(ALPHA, s.n_patients, len(s.validation))[0], size=n) for s in before.strata]
+    rates = []
+    for audit in (before, after):
+        weights = [len(s.synthetic) / audit.n_synthetic for s in audit.strata]
+        alarm = sum(w * a for w, a in zip(weights, alarms, strict=True))
+        share = rng.beta(audit.n_copies + 0.5, audit.n_synthetic - audit.n_copies + 0.5, size=n)
+        rates.append(np.maximum(0, (share - alarm) / (1 - alarm)))
+    low, high = np.quantile(rates[1] - rates[0], [0.025, 0.975])
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (flagged(60, 400), flagged(200, 400)),
+        (flagged(25, 500), flagged(24, 500)),
+        (flagged(8, 100, 30), flagged(70, 1000, 30)),
+        (within_labels(60, 100, 300), within_labels(120, 300, 100)),
+    ],
+)
+def test_ends_are_percentiles_of_the_drawn_difference(before, after):
+    assert copy_rate_difference_ci(before, after, ALPHA) == pytest.approx(drawn(before, after), abs=0.004)
+
+
+def test_more_copies_are_a_rise_and_fewer_a_fall():
+    low, high = copy_rate_difference_ci(flagged(100, 1000), flagged(400, 1000), ALPHA)
+    assert 0.2 < low < 0.33 < high < 0.4
+    low, high = copy_rate_difference_ci(flagged(400, 1000), flagged(100, 1000), ALPHA)
+    assert -0.4 < low < -0.33 < high < -0.2
+
+
+def test_common_false_alarms_cancel():
+    """The interval is narrower than that of either rate where few validation patients make both uncertain."""
+    low, high = copy_rate_difference_ci(flagged(500, 2000, 30), flagged(500, 2000, 30), ALPHA)
+    alone = copy_rate_interval(500, 2000, ALPHA, flagged(500, 2000, 30).strata)
+
+    assert low < 0 < high
+    assert high - low < 0.6 * (alone[1] - alone[0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 200), st.integers(0, 200), st.integers(1, 200), st.integers(1, 200), st.sampled_from([19, 40, 200])
+)
+def test_interval_is_ordered_and_swaps_its_signs_with_the_audits(x, y, n, m, patients):
+    before, after = flagged(min(x, n), n, patients), flagged(min(y, m), m, patients)
+    low, high = copy_rate_difference_ci(before, after, ALPHA)
+    other_low, other_high = copy_rate_difference_ci(after, before, ALPHA)
+
+    assert -1 <= low <= high <= 1
+    assert (-other_high, -other_low) == pytest.approx((low, high), abs=0.02)
+
+
+def test_where_nothing_can_be_flagged_there_is_no_interval():
+    assert copy_rate_difference_ci(flagged(0, 100, 18), flagged(0, 100, 18), ALPHA) is None
+
+
+def test_other_validation_images_are_refused():
+    with pytest.raises(ValueError, match="false-alarm rate is not common"):
+        copy_rate_difference_ci(flagged(5, 100, 50), flagged(5, 100, 60), ALPHA)
