@@ -8,6 +8,7 @@ The flow, and where it is:
     statistics   paper protocol, calibrated protocol, gap, power, verdict: functions on plain tensors
     reporting    report.json and its tables, report.html, gallery.html
     auditing     audit(): all of it in one call
+    gating       gate(): does a report meet a policy?
     generation   train and sample latent diffusion models
     demo, cli    the command line
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
     from monai_memorization.detector.neighbors import nearest
     from monai_memorization.errors import InputError
+    from monai_memorization.gating import gate
     from monai_memorization.images.sets import ImageSet, read_image_set, split
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "__version__",
     "audit",
     "embed",
+    "gate",
     "load_encoder",
     "nearest",
     "read_image_set",
@@ -53,6 +56,7 @@ _MODULES = {
     "InputError": "errors",
     "audit": "auditing",
     "embed": "detector.embeddings",
+    "gate": "gating",
     "load_encoder": "detector.encoder",
     "nearest": "detector.neighbors",
     "read_image_set": "images.sets",

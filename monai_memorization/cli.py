@@ -17,17 +17,21 @@ from monai_memorization.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 2 for bad input, with one line on standard error."""
+    """Run one command and return its exit status.
+
+    0, or 2 for bad input or usage, with one line on standard error. `gate` returns 1 where the policy is broken and 3
+    where that is not known. Python itself exits with 1 after a crash.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ignite").setLevel(logging.WARNING)
     options = vars(parser().parse_args(arguments))
     command = options.pop("command")
     try:
-        command(**options)
+        status: int | None = command(**options)
     except InputError as error:
         print(f"monai-memorization: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
     auditor.add_argument("--gallery", action="store_true", help="write gallery.html, which shows patient images")
     auditor.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
     auditor.set_defaults(command=_audit)
+
+    gatekeeper = commands.add_parser("gate", help="hold a report against a policy; exit 0 pass, 1 fail, 3 inconclusive")
+    gatekeeper.add_argument("report", type=Path, help="report.json, or the folder of the audit")
+    gatekeeper.add_argument("--policy", type=Path, help="YAML file; what it leaves out keeps the default")
+    gatekeeper.add_argument("--print-policy", action=_PrintPolicy, nargs=0, help="print the default policy and stop")
+    gatekeeper.set_defaults(command=_gate)
     return main_parser
 
 
@@ -76,6 +86,15 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong on one line, without the usage text."""
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help shows the options\n")
+
+
+class _PrintPolicy(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        """Print the default policy and leave, whatever else is missing, as --version does."""
+        from monai_memorization.gating import default_policy  # with it comes what only the gate needs
+
+        print(default_policy(), end="")
+        parser.exit()
 
 
 def _demo(output_dir: Path) -> None:
@@ -99,6 +118,14 @@ def _audit(output_dir: Path, **options: Any) -> None:
     report = audit(output_dir=output_dir, **options)
     print(verdict_line(report))
     print(f"Report: {output_dir / 'report.html'}")
+
+
+def _gate(report: Path, policy: Path | None, print_policy: None) -> int:
+    from monai_memorization.gating import EXIT_STATUS, gate  # with it comes what only the gate needs
+
+    decision = gate(report, policy)
+    print(decision)
+    return EXIT_STATUS[decision.status]
 
 
 if __name__ == "__main__":
