@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
     gatekeeper.add_argument("--policy", type=Path, help="YAML file; what it leaves out keeps the default")
     gatekeeper.add_argument("--print-policy", action=_PrintPolicy, nargs=0, help="print the default policy and stop")
     gatekeeper.set_defaults(command=_gate)
+
+    comparer = commands.add_parser("compare", help="put two reports on one page, before and after a change")
+    comparer.add_argument("before", type=Path, help="report.json of one audit, or its folder")
+    comparer.add_argument("after", type=Path, help="report.json of the other, or its folder")
+    comparer.add_argument("--output-dir", type=Path, required=True, help="folder for compare.html")
+    comparer.set_defaults(command=_compare)
     return main_parser
 
 
@@ -126,6 +132,14 @@ def _gate(report: Path, policy: Path | None, print_policy: None) -> int:
     decision = gate(report, policy)
     print(decision)
     return EXIT_STATUS[decision.status]
+
+
+def _compare(before: Path, after: Path, output_dir: Path) -> None:
+    from monai_memorization.reporting.pages import write_comparison_page
+    from monai_memorization.reporting.reading import read_report
+
+    write_comparison_page(read_report(before), read_report(after), output_dir / "compare.html")
+    print(f"Comparison: {output_dir / 'compare.html'}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import matplotlib.style
 import numpy as np
@@ -20,6 +21,7 @@ from monai_memorization.reporting.formats import similarity
 # Okabe and Ito's blue and vermilion: told apart by colour-blind readers, and in grey by filling against line
 VALIDATION = "#0072b2"
 SYNTHETIC = "#c04f00"
+BEFORE = "#00795c"
 INK = "#1c2733"
 QUIET = "#5b6875"
 
@@ -79,6 +81,64 @@ def similarity_histogram(
     return _svg(
         draw, f"Histogram of the similarity to the nearest training image, for {calibration} and for synthetic images."
     )
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """How similar the images of one audit are to their nearest training image.
+
+    Args:
+        edges: The n + 1 edges of the bins, similarities.
+        validation: n counts of validation images.
+        synthetic: n counts of synthetic images.
+        threshold: Similarity above which an image is a copy candidate; None where there is none.
+    """
+
+    edges: Sequence[float]
+    validation: Sequence[float]
+    synthetic: Sequence[float]
+    threshold: float | None = None
+
+
+def two_similarity_histograms(
+    before: Similarities, after: Similarities, same_threshold: bool, calibration: str = "validation"
+) -> str:
+    """Draw the similarities of two audits in one frame.
+
+    Bins of two audits differ in width, so each bar shows the share of its set per 0.01 of similarity.
+
+    Args:
+        before: First audit.
+        after: Second audit.
+        same_threshold: Whether both used the same validation images and encoder; these are then drawn once.
+        calibration: What the validation images are called in the legend.
+
+    Returns:
+        One `<svg>` element, the same text for the same numbers.
+    """
+    audits = [("after", after, "-", SYNTHETIC)] if same_threshold else []
+    audits = audits or [("before", before, ":", BEFORE), ("after", after, "--", SYNTHETIC)]
+
+    def draw(axes: Axes) -> None:
+        for name, audit, style, _ in audits:
+            which = "" if same_threshold else f" {name}"
+            heights = _densities(audit.validation, audit.edges)
+            axes.stairs(heights, audit.edges, fill=True, color=VALIDATION, alpha=0.25)
+            axes.stairs(heights, audit.edges, color=VALIDATION, linestyle=style, label=f"{calibration}{which}")
+        axes.stairs(_densities(before.synthetic, before.edges), before.edges, color=BEFORE, label="synthetic before")
+        axes.stairs(
+            _densities(after.synthetic, after.edges), after.edges, color=SYNTHETIC, linewidth=2, label="synthetic after"
+        )
+        for name, audit, _, color in audits:
+            if audit.threshold is not None:
+                which, color = ("", INK) if same_threshold else (f" {name}", color)
+                label = f"threshold{which} {similarity(audit.threshold)}"
+                axes.axvline(audit.threshold, color=color, linewidth=1.5, linestyle="--", label=label)
+        axes.set(xlabel="similarity to the nearest training image", ylabel="share of the set per 0.01")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+    return _svg(draw, "Histograms of the similarity to the nearest training image, before and after, in one frame.")
 
 
 def p_value_histogram(edges: Sequence[float], synthetic: Sequence[float], alpha: float | None = None) -> str:
@@ -171,6 +231,11 @@ def accumulation_curve(
 
 def _shares(counts: Sequence[float]) -> NDArray[np.float64]:
     return np.asarray(counts, dtype=np.float64) / (sum(counts) or 1)
+
+
+def _densities(counts: Sequence[float], edges: Sequence[float]) -> NDArray[np.float64]:
+    """Share of the set per 0.01 of similarity."""
+    return 0.01 * _shares(counts) / np.diff(edges)
 
 
 def _svg(draw: Callable[[Axes], None], label: str) -> str:

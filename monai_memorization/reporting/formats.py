@@ -13,6 +13,7 @@ from jinja2 import Undefined
 T = TypeVar("T")
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
 NOT_KNOWN = "not known"
 
 
@@ -98,6 +99,20 @@ def decimal_interval(ends: Sequence[float] | None) -> str | None:
     if not _known(ends) or not all(_known(end) for end in ends):
         return None
     return " to ".join(f"{end:.2f}" for end in ends)
+
+
+def points_interval(ends: Sequence[float] | None) -> str | None:
+    """Write an interval of differences of rates in percentage points, with their signs: −51 to −44 points."""
+    if not _known(ends) or not all(_known(end) for end in ends):
+        return None
+    return " to ".join(_points(end) for end in ends) + f"{NO_BREAK}points"
+
+
+def _points(difference: float) -> str:
+    value = 100 * difference
+    text = f"{abs(value):.{2 if abs(value) < 1 else 1 if abs(value) < 10 else 0}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text if text == "0" else f"{'+' if value > 0 else MINUS}{text}"
 
 
 def moment(created: str | None) -> str | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two pages: report.html, which may be handed out, and gallery.html, which stays inside."""
+"""The pages: report.html and compare.html, which may be handed out, and gallery.html, which stays inside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from monai_memorization.files import write_text
-from monai_memorization.reporting import figures, pictures, sentences
+from monai_memorization.reporting import comparison, figures, pictures, sentences
 from monai_memorization.reporting.templating import environment
 from monai_memorization.statistics.verdict import GAP_ALLOWED, RECALL_NEEDED
 
@@ -53,6 +53,61 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
         n_levels=max((len(cells) for group in recalls for cells in group["families"].values()), default=0),
     )
     write_text(path, html)
+
+
+def write_comparison_page(before: Mapping[str, Any], after: Mapping[str, Any], path: Path) -> None:
+    """Write compare.html: two reports side by side, with what can be said of the difference.
+
+    Args:
+        before: The dict of one `report.json`, as `read_report` returns it.
+        after: That of the other.
+        path: File to write.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    tables, recalls = comparison.tables(before, after), comparison.recalls(before, after)
+    html = (
+        environment()
+        .get_template("compare.html.j2")
+        .render(
+            audits={
+                name: {
+                    "report": report,
+                    "label": sentences.verdict_label(report),
+                    "sentence": sentences.verdict_sentence(report),
+                }
+                for name, report in (("Before", before), ("After", after))
+            },
+            headline=comparison.headline(before, after),
+            has_interval=comparison.copy_rate_change(before, after) is not None,
+            warnings=comparison.warnings(before, after),
+            tables=tables,
+            recalls=recalls,
+            words=comparison.TERMS | {row.term for rows in (*tables.values(), recalls) for row in rows if row.term},
+            figure=_two_histograms(before, after),
+            same_threshold=comparison.same_threshold(before, after),
+        )
+    )
+    write_text(path, html)
+
+
+def _two_histograms(before: Mapping[str, Any], after: Mapping[str, Any]) -> Markup | None:
+    first, second = _similarities(before), _similarities(after)
+    if first is None or second is None:
+        return None
+    reconstructed = all(sentences.calibration_role(report) != "validation" for report in (before, after))
+    calibration = "reconstructed" if reconstructed else "validation"
+    same = comparison.same_threshold(before, after)
+    return Markup(figures.two_similarity_histograms(first, second, same, calibration))
+
+
+def _similarities(report: Mapping[str, Any]) -> figures.Similarities | None:
+    bins = (report.get("distributions") or {}).get("similarity")
+    if not bins:
+        return None
+    threshold = report["calibrated"]["threshold"]
+    return figures.Similarities(bins["edges"], bins["validation"], bins["synthetic"], threshold)
 
 
 @dataclass(frozen=True)

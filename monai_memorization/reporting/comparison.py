@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two reports held against each other: what may be compared, what changed, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from monai_memorization.reporting.formats import count, percent, plain, points_interval, say, words
+from monai_memorization.reporting.quantities import QUANTITIES, Cell, Report
+from monai_memorization.reporting.sentences import calibration_role
+from monai_memorization.statistics.conformal import Stratum
+from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity in both reports.
+
+    Args:
+        name: as people read it.
+        term: word of the glossary that explains it.
+        before: of the first report.
+        after: of the second.
+        difference: what can be said about the change; None where the reports hold no error of the difference.
+    """
+
+    name: str
+    term: str
+    before: Cell
+    after: Cell
+    difference: str | None = None
+
+
+def same_threshold(before: Report, after: Report) -> bool:
+    """Whether both audits had the same training and validation images, encoder and alpha, and so the same threshold."""
+    role = calibration_role(before)
+    strata = [
+        [(s["label"], s["n_images"], s["n_patients"]) for s in report["calibrated"]["strata"]]
+        for report in (before, after)
+    ]
+    return (
+        all(_same_images(before, after, role) for role in ("training", role))
+        and role == calibration_role(after)
+        and bool(_same_encoder(before, after))
+        and before["calibrated"]["alpha"] == after["calibrated"]["alpha"]
+        and strata[0] == strata[1]
+    )
+
+
+def copy_rate_change(before: Report, after: Report) -> tuple[float, float] | None:
+    """Interval of the copy rate after less that before, where both audits share their threshold; else None."""
+    if not same_threshold(before, after) or _same_images(before, after, "synthetic") is not False:
+        return None
+    first, second = _flagged(before), _flagged(after)
+    if first is None or second is None:
+        return None
+    return copy_rate_difference_ci(first, second, before["calibrated"]["alpha"])
+
+
+def headline(before: Report, after: Report) -> str:
+    """Say in one or two sentences whether the copy rate changed, claiming no more than the reports hold."""
+    if _same_images(before, after, "synthetic"):
+        return (
+            "Both audits looked at the same synthetic images: whatever differs comes from the audit, not from the "
+            "generator."
+        )
+    if ends := copy_rate_change(before, after):
+        low, high = (round(end, 4) for end in ends)  # an end that is written as 0 shows no change
+        change = "fell" if high < 0 else "rose" if low > 0 else None
+        start = f"The copy rate {change}" if change else "It is not shown that the copy rate changed"
+        return f"{start}: the rate after less the rate before lies between {_between(ends)} (95 % interval)."
+    apart = _apart(before["calibrated"]["copy_rate_ci"], after["calibrated"]["copy_rate_ci"])
+    if apart is None:
+        return "Whether the copy rate changed is not known, as one of the reports holds no interval of it."
+    if not apart:
+        return (
+            "It is not shown that the copy rate changed: the intervals of the two copy rates overlap. The audits had "
+            "no common threshold, so their difference has no interval."
+        )
+    return (
+        "The copy rates differ: their intervals do not overlap. Equal rates would give such intervals in at most one "
+        "of ten comparisons, however the audits depend on each other."
+    )
+
+
+def warnings(before: Report, after: Report) -> list[str]:
+    """Say what differs between the audits besides the synthetic images, and what that does to the comparison."""
+    found = [text for holds, text in _differences(before, after) if holds]
+    unknown = [name for role, name in _SETS.items() if _same_images(before, after, role) is None]
+    if _same_encoder(before, after) is None:
+        unknown.append("encoder")
+    if unknown:
+        found.append(f"Whether both audits had the same {' and '.join(unknown)} is not known: a report lacks its hash.")
+    return found
+
+
+def tables(before: Report, after: Report) -> dict[str, list[Row]]:
+    """Put every quantity of both reports side by side.
+
+    Returns:
+        Rows, by the caption of their table.
+    """
+    rates, gaps = ([r[section][key] for r in (before, after)] for section, key in _INTERVALS)
+    differences = {
+        "Copy rate, at least": say("{} (95 % interval)", points_interval(copy_rate_change(before, after)))
+        or _overlap(*rates),
+        "Gap between synthetic and calibration images": _overlap(*gaps),
+    }
+    return {
+        caption: [Row(q.name, q.term, q.cell(before), q.cell(after), differences.get(q.name)) for q in quantities]
+        for caption, quantities in QUANTITIES.items()
+    }
+
+
+def recalls(before: Report, after: Report) -> list[Row]:
+    """Put the recalls of both reports side by side: the mean over the strengths of each family, by group."""
+    groups = {
+        "seen": "Alterations that the encoder saw in training",
+        "unseen": "Alterations that it never saw",
+        "partial": "Partial copies, which the verdict leaves out",
+    }
+    rows = []
+    for group, name in groups.items():
+        cells = [_recalls_of(report, group) for report in (before, after)]
+        first, second = (Cell(percent(report["power_summary"][group]), "mean") for report in (before, after))
+        rows.append(Row(name, "recall", first, second))
+        for family in dict.fromkeys(name for of_report in cells for name in of_report):
+            first, second = (Cell(percent(of_report.get(family)), None) for of_report in cells)
+            rows.append(Row(words(family), "", first, second))
+    return rows
+
+
+def _recalls_of(report: Report, group: str) -> dict[str, float | None]:
+    recalls: dict[str, list[float]] = {}
+    for cell in report["power"]:
+        of_cell = "partial" if cell.get("whole") is False else "seen" if cell["seen_in_training"] else "unseen"
+        if of_cell == group and cell["recall"] is not None:
+            recalls.setdefault(cell["family"], []).append(cell["recall"])
+    return {family: sum(values) / len(values) for family, values in recalls.items()}
+
+
+# words of the glossary that the page's sentences use besides those of its rows
+TERMS = {"training set", "validation set", "synthetic set", "encoder", "alpha", "p-value", "planted copy"}
+TERMS |= {"confidence interval", "honest image", "similarity"}
+_INTERVALS = (("calibrated", "copy_rate_ci"), ("controls", "gap_auc_ci"))
+_SETS = {"training": "training set", "validation": "validation set"}
+
+
+def _differences(before: Report, after: Report) -> list[tuple[bool, str]]:
+    calibrated = [report["calibrated"] for report in (before, after)]
+    alphas, levels = [c["alpha"] for c in calibrated], [c["fdr"]["q"] for c in calibrated]
+    labels = [[stratum["label"] for stratum in c["strata"]] for c in calibrated]
+    sizes = [report["sets"]["synthetic"]["n_images"] for report in (before, after)]
+    roles = [calibration_role(report) for report in (before, after)]
+    return [
+        (
+            _same_images(before, after, "training") is False,
+            "The training sets differ: rates are shares of other images, and the encoders may see copies of one set "
+            "better than of the other.",
+        ),
+        (
+            _same_images(before, after, "validation") is False,
+            "The validation sets differ: each brings a false-alarm rate of its own, so part of any change is chance.",
+        ),
+        (
+            roles[0] != roles[1],
+            "Only one of the audits was calibrated on reconstructions of the validation images: the thresholds mean "
+            "different things.",
+        ),
+        (
+            roles[0] == roles[1] != "validation" and _same_images(before, after, roles[0]) is not True,
+            "Each audit was calibrated on reconstructions by its own autoencoder: the thresholds differ.",
+        ),
+        (
+            _same_encoder(before, after) is False,
+            "The encoders differ: similarities, thresholds and recall are on different scales.",
+        ),
+        (
+            alphas[0] != alphas[1],
+            f"The audits used different levels alpha, {alphas[0]:g} and {alphas[1]:g}: numbers of copy candidates and "
+            "of their matches cannot be compared.",
+        ),
+        (
+            levels[0] != levels[1],
+            f"The FDR lists were made at different levels q, {plain(levels[0])} and {plain(levels[1])}.",
+        ),
+        (labels[0] != labels[1], "p-values were taken within other labels."),
+        (
+            sizes[0] != sizes[1],
+            f"The synthetic sets differ in size, {count(sizes[0])} and {count(sizes[1])} images: numbers of training "
+            "images matched, and all counts of the paper protocol, grow with the size. Compare rates, or draw as many.",
+        ),
+    ]
+
+
+def _same(before: object, after: object) -> bool | None:
+    """Whether two hashes agree; None where one is not known."""
+    return None if before is None or after is None else before == after
+
+
+def _same_images(before: Report, after: Report, role: str) -> bool | None:
+    return _same(*((report["provenance"]["image_list_sha256"] or {}).get(role) for report in (before, after)))
+
+
+def _same_encoder(before: Report, after: Report) -> bool | None:
+    return _same(*(report["provenance"]["encoder_sha256"] for report in (before, after)))
+
+
+def _flagged(report: Report) -> FlaggedSet | None:
+    n_copies = report["calibrated"]["n_copies"]
+    strata = [
+        Stratum(s["label"], torch.arange(s["n_images"]), torch.arange(s["n_synthetic"]), s["n_patients"])
+        for s in report["calibrated"]["strata"]
+    ]
+    return None if n_copies is None else FlaggedSet(n_copies, report["sets"]["synthetic"]["n_images"], strata)
+
+
+def _apart(before: Sequence[float] | None, after: Sequence[float] | None) -> bool | None:
+    if before is None or after is None:
+        return None
+    return before[1] < after[0] or after[1] < before[0]
+
+
+def _overlap(before: Sequence[float] | None, after: Sequence[float] | None) -> str | None:
+    apart = _apart(before, after)
+    return None if apart is None else "intervals do not overlap" if apart else "intervals overlap"
+
+
+def _between(ends: tuple[float, float]) -> str:
+    return (points_interval(ends) or "").replace(" to ", " and ")
