@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from monai_memorization.reporting.formats import count, percent, plain, points_interval, say, words
+from monai_memorization.reporting.formats import NO_BREAK, count, percent, plain, points_interval, say, words
 from monai_memorization.reporting.quantities import QUANTITIES, Cell, Report
 from monai_memorization.reporting.sentences import calibration_role
 from monai_memorization.statistics.conformal import Stratum
@@ -71,7 +71,7 @@ def headline(before: Report, after: Report) -> str:
         low, high = (round(end, 4) for end in ends)  # an end that is written as 0 shows no change
         change = "fell" if high < 0 else "rose" if low > 0 else None
         start = f"The copy rate {change}" if change else "It is not shown that the copy rate changed"
-        return f"{start}: the rate after less the rate before lies between {_between(ends)} (95 % interval)."
+        return f"{start}: the rate after less the rate before lies between {_between(ends)} (95{NO_BREAK}% interval)."
     apart = _apart(before["calibrated"]["copy_rate_ci"], after["calibrated"]["copy_rate_ci"])
     if apart is None:
         return "Whether the copy rate changed is not known, as one of the reports holds no interval of it."
@@ -105,7 +105,7 @@ def tables(before: Report, after: Report) -> dict[str, list[Row]]:
     """
     rates, gaps = ([r[section][key] for r in (before, after)] for section, key in _INTERVALS)
     differences = {
-        "Copy rate, at least": say("{} (95 % interval)", points_interval(copy_rate_change(before, after)))
+        "Copy rate, at least": say(f"{{}} (95{NO_BREAK}% interval)", points_interval(copy_rate_change(before, after)))
         or _overlap(*rates),
         "Gap between synthetic and calibration images": _overlap(*gaps),
     }

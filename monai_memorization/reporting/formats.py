@@ -137,7 +137,7 @@ def size(image_size: Sequence[int] | None) -> str | None:
 def words(key: object) -> str:
     """Write a key as words: Elastic deformation."""
     text = str(key).replace("_", " ")
-    return text[:1].upper() + text[1:]
+    return "JPEG" if text == "jpeg" else text[:1].upper() + text[1:]
 
 
 def plain(value: object) -> str | None:
