@@ -16,6 +16,7 @@ from torch import Tensor
 from monai_memorization.files import write_text
 from monai_memorization.reporting import comparison, figures, pictures, sentences
 from monai_memorization.reporting.templating import environment
+from monai_memorization.statistics.conformal import n_patients_needed
 from monai_memorization.statistics.verdict import GAP_ALLOWED, RECALL_NEEDED
 
 
@@ -45,6 +46,8 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
         calibration=report["sets"][role],
         reconstructed=role == "reconstructed_validation",
         labelled=sentences.is_labelled(report),
+        weakest=sentences.fewest_patients(report),
+        patients_needed=n_patients_needed(report["calibrated"]["alpha"]),
         recall_needed=RECALL_NEEDED,
         gap_allowed=GAP_ALLOWED,
         figures=_figures(report, "reconstructed" if role == "reconstructed_validation" else "validation"),
