@@ -175,13 +175,22 @@ def said(report: dict[str, Any], folder: Path) -> str:
 def test_leaks_that_were_looked_for_read_none(tmp_path):
     text = said(without_figures(copies_found()), tmp_path)
 
-    assert "Images in both sets none Patients in both sets none" in text
+    assert "Images in both sets none Patients in both sets none Training images that repeat another none" in text
 
 
 def test_leaks_that_could_not_be_looked_for_say_so(tmp_path):
     text = said(without_figures(unknown_patients()), tmp_path)
 
-    assert "Images in both sets none Patients in both sets not known could not be looked for" in text
+    assert "Images in both sets 2 Patients in both sets not known could not be looked for" in text
+    assert "Training images that repeat another 5 One of the same patient not known patients of the training" in text
+
+
+def test_leaks_are_said_beside_the_verdict_with_what_to_do(tmp_path):
+    text = said(without_figures(unknown_patients()), tmp_path)
+
+    assert "agree pixel by pixel with a training image: 2. They make copies look ordinary" in text
+    assert "repeat another one, pixel by pixel: 5. What a generator sees twice" in text
+    assert "leaks.csv" not in said(without_figures(copies_found()), tmp_path).split("Glossary")[0]
 
 
 def test_audit_on_reconstructions_says_so_wherever_it_speaks_of_them(tmp_path):

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sets of an audit by role, and that none of them leaks into another."""
+"""The sets of an audit by role."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -48,27 +47,6 @@ def read_roles(
         reconstructed = read_image_set(reconstructed_validation, "reconstructed_validation")
         sets["reconstructed_validation"] = _name_after(reconstructed, sets["validation"])
     return sets
-
-
-def check_identical(training: ImageSet, validation: ImageSet, digests: Sequence[str], others: Sequence[str]) -> None:
-    """Refuse a validation image that is in the training set too: it would make a copy look ordinary.
-
-    Args:
-        training: the training set.
-        validation: the validation set.
-        digests: hash of each training image.
-        others: hash of each validation image.
-
-    Raises:
-        InputError: naming a shared image in both sets.
-    """
-    known = dict(zip(digests, training.image_ids, strict=True))
-    shared = [(name, known[hash_]) for name, hash_ in zip(validation.image_ids, others, strict=True) if hash_ in known]
-    if shared:
-        raise InputError(
-            f"validation: {len(shared)} of its images are in the training set too, {shared[0][0]} as {shared[0][1]}; "
-            "copies of them would go unseen. Remove them from one of the two sets"
-        )
 
 
 def _name_after(reconstructed: ImageSet, validation: ImageSet) -> ImageSet:

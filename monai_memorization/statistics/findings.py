@@ -84,7 +84,7 @@ def measure(
     with timed(seconds, "search"):
         validation_similarity = nearest(calibration.vectors, training.vectors)[0][:, 0]
         similarity, match = (column[:, 0] for column in nearest(synthetic.vectors, training.vectors))
-        identical = near_identical(synthetic, training, encoder.preparation)
+        identical = near_identical(synthetic, training, encoder.preparation)[1]
     strata = stratify(
         calibration.images.patient_ids, len(synthetic), calibration.images.labels, synthetic.images.labels
     )
