@@ -33,6 +33,7 @@ def audit(
     *,
     encoder: str | Path | None = None,
     reconstructed_validation: str | Path | None = None,
+    reconstructed_training: str | Path | None = None,
     alpha: float = 0.05,
     q: float = 0.05,
     seed: int = 0,
@@ -54,6 +55,8 @@ def audit(
             `output_dir`/encoder for the next run.
         reconstructed_validation: the validation images through the generator's autoencoder, under the same names; the
             audit is then calibrated on them.
+        reconstructed_training: training images, all or some, through the generator's autoencoder, under the same names;
+            planted as copies in the power test.
         alpha: level of the copy candidates, in (0, 1).
         q: level of the FDR list, in (0, 1).
         seed: of everything random.
@@ -75,7 +78,7 @@ def audit(
     for name in ("alpha", "q"):
         if not 0 < settings[name] < 1:
             raise InputError(f"{name}: found {settings[name]}, but must lie between 0 and 1, for example 0.05")
-    sets = read_roles(training, validation, synthetic, reconstructed_validation)
+    sets = read_roles(training, validation, synthetic, reconstructed_validation, reconstructed_training)
     calibration = sets.get("reconstructed_validation", sets["validation"])
     # refuses labels that cannot be calibrated, and a folder that cannot be written, before minutes of training
     stratify(calibration.patient_ids, len(sets["synthetic"]), calibration.labels, sets["synthetic"].labels)

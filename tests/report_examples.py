@@ -48,6 +48,8 @@ def labels_on_reconstructions() -> dict[str, Any]:
     """Calibrated on reconstructions within two labels, one of which has too few patients."""
     report = _report(n_training=256, n_validation=300, n_synthetic=1000, share_copied=0)
     report["sets"]["reconstructed_validation"] = _set(298, 298)
+    report["sets"]["reconstructed_training"] = _set(100, 90)
+    report["power"].append(report["power"][-1] | {"family": "autoencoder", "strength": 1, "n": 100, "whole": True})
     report["calibrated"]["threshold"] = None
     report["calibrated"]["strata"] = [
         {"label": "ill", "n_images": 12, "n_patients": 12, "n_synthetic": 400, "threshold": None},

@@ -363,6 +363,48 @@ def test_reconstructed_validation_is_what_the_audit_is_calibrated_on(given, enco
     assert (plain["gap_reference"], controls["gap_reference"]) == ("validation", "reconstructed_validation")
 
 
+def test_reconstructed_training_images_are_planted_as_copies(given, encoder_file, audited, tmp_path):
+    training = read_image_set(given["training"], "training")
+    for path in training.paths[10:30]:
+        write_image(torch.as_tensor(read_image(path)[0]) / 255, tmp_path / "same" / f"{path.stem}.npy")
+    for path, stranger in zip(training.paths[10:30], smooth_images(20, seed=31), strict=True):
+        write_image(stranger, tmp_path / "strangers" / path.name)
+
+    def planted(folder):
+        report = audit(
+            **given, output_dir=tmp_path / "out", encoder=encoder_file, reconstructed_training=tmp_path / folder
+        )
+        assert report["sets"]["reconstructed_training"]["n_patients"] == 10
+        assert report["power"][:-1] == audited[0]["power"]
+        assert report["calibrated"]["threshold"] == audited[0]["calibrated"]["threshold"]
+        return report["power"][-1], report["power_summary"]["unseen"]
+
+    found, better = planted("same")
+    overlooked, worse = planted("strangers")
+
+    assert found == {
+        "family": "autoencoder",
+        "strength": 1,
+        "n": 20,
+        "recall": 1.0,
+        "matched": 1.0,
+        "seen_in_training": False,
+        "whole": True,
+    }
+    assert overlooked["recall"] <= 0.2
+    assert worse < better
+
+
+def test_reconstruction_of_no_training_image_is_named(given, encoder_file, tmp_path):
+    refuses(
+        tmp_path / "out",
+        r"reconstructed_training: reconstructions of no training image: 2, such as stranger_000; .*under its own name",
+        **given,
+        encoder=encoder_file,
+        reconstructed_training=write_folder(smooth_images(2), tmp_path / "strange", "stranger"),
+    )
+
+
 def test_mirrored_copies_are_in_the_gallery_beside_their_originals(given, encoder_file, tmp_path, monkeypatch):
     monkeypatch.setattr("monai_memorization.auditing.N_GALLERY_PAIRS", 1)
     training = read_image_set(given["training"], "training")

@@ -204,14 +204,16 @@ def test_audit_on_reconstructions_says_so_wherever_it_speaks_of_them(tmp_path):
     assert "even reconstructed real images of other patients (blue)" in text
     assert "Gap between synthetic and reconstructed validation images" in text
     assert "nearest of 300 validation images" in text  # the paper protocol knows no reconstructions
-    assert re.search(r"Validation 300 300 .*Reconstructed validation 298 298 ", text)
+    assert re.search(r"Reconstructed training 100 90 .*Validation 300 300 .*Reconstructed validation 298 298 ", text)
+    assert "Autoencoder passes through the generator's own" in text
 
 
 def test_audit_without_reconstructions_does_not_speak_of_them(tmp_path):
     text = said(copies_found(), tmp_path).rsplit("Glossary", 1)[0]
 
     assert "validation → training" in text
-    assert "reconstructed" not in text.lower().replace("reconstructions to calibrate on", "")
+    offered = ("reconstructions to calibrate on", "--reconstructed-training")
+    assert "reconstructed" not in re.sub("|".join(offered), "", text.lower())
 
 
 def test_labels_are_listed_with_what_they_allow(tmp_path):

@@ -263,3 +263,8 @@ def test_leaks_of_an_older_report_are_passed_over():
     del report["sets"]["leaks"]
 
     assert leaks(report) == []
+
+
+def test_reconstructions_that_were_not_planted_are_said_to_be_missing():
+    assert "--reconstructed-training" in " ".join(limits(copies_found()))
+    assert "--reconstructed-training" not in " ".join(limits(labels_on_reconstructions()))

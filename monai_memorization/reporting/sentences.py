@@ -290,6 +290,11 @@ def limits(report: Mapping[str, Any]) -> list[str]:
             f"Of copies altered in ways that the encoder was never shown, {unseen} were found; copies altered in ways "
             "that nobody planted may be found less often."
         )
+    if "reconstructed_training" not in report["sets"]:
+        sentences.append(
+            "Training images through the generator's autoencoder were not among the planted copies; if it has one, "
+            "give them as --reconstructed-training."
+        )
     sentences.append(
         f"The audit speaks of these {count(report['sets']['synthetic']['n_images'])} synthetic images. Further images "
         "of the same generator may copy further patients."
