@@ -12,12 +12,13 @@ import torch
 from monai_memorization.detector.contrastive import obtain_encoder
 from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import ContrastiveEncoder
+from monai_memorization.detector.leaks import find_leaks, refuse_identical
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable
-from monai_memorization.images.roles import check_identical, read_roles
+from monai_memorization.images.roles import read_roles
 from monai_memorization.images.sets import check_seed
 from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
-from monai_memorization.reporting.report import compose_report, write_report, write_tables
+from monai_memorization.reporting.report import compose_report, write_leaks, write_report, write_tables
 from monai_memorization.statistics.conformal import stratify
 from monai_memorization.statistics.findings import Findings, measure, timed
 
@@ -32,6 +33,7 @@ def audit(
     *,
     encoder: str | Path | None = None,
     reconstructed_validation: str | Path | None = None,
+    reconstructed_training: str | Path | None = None,
     alpha: float = 0.05,
     q: float = 0.05,
     seed: int = 0,
@@ -42,7 +44,7 @@ def audit(
     """Audit a synthetic set: which of its images are copies of training images, and how sure is that?
 
     Writes report.json and report.html, which may be handed out, and pairs.csv, memorized.csv, near_identical.csv,
-    encoder/ and on request gallery.html, which stay inside.
+    leaks.csv, encoder/ and on request gallery.html, which stay inside.
 
     Args:
         training: images that the generator was trained on; folder, CSV or MONAI data list.
@@ -53,6 +55,8 @@ def audit(
             `output_dir`/encoder for the next run.
         reconstructed_validation: the validation images through the generator's autoencoder, under the same names; the
             audit is then calibrated on them.
+        reconstructed_training: training images, all or some, through the generator's autoencoder, under the same names;
+            planted as copies in the power test.
         alpha: level of the copy candidates, in (0, 1).
         q: level of the FDR list, in (0, 1).
         seed: of everything random.
@@ -64,7 +68,8 @@ def audit(
         The content of report.json.
 
     Raises:
-        InputError: for bad input, before anything is written to `output_dir` but the encoder.
+        InputError: for bad input, before anything is written to `output_dir` but the encoder, and leaks.csv where
+            images of the validation set are in the training set.
     """
     check_seed(seed)
     settings: dict[str, Any] = {"alpha": alpha, "q": q, "seed": seed, "device": choose_device(device)}
@@ -73,7 +78,7 @@ def audit(
     for name in ("alpha", "q"):
         if not 0 < settings[name] < 1:
             raise InputError(f"{name}: found {settings[name]}, but must lie between 0 and 1, for example 0.05")
-    sets = read_roles(training, validation, synthetic, reconstructed_validation)
+    sets = read_roles(training, validation, synthetic, reconstructed_validation, reconstructed_training)
     calibration = sets.get("reconstructed_validation", sets["validation"])
     # refuses labels that cannot be calibrated, and a folder that cannot be written, before minutes of training
     stratify(calibration.patient_ids, len(sets["synthetic"]), calibration.labels, sets["synthetic"].labels)
@@ -88,9 +93,12 @@ def audit(
             for role, images in sets.items()
         }
     training_set, validation_set = embedded["training"], embedded["validation"]
-    check_identical(training_set.images, validation_set.images, training_set.digests, validation_set.digests)
+    with timed(seconds, "leak_check"):
+        leaks = find_leaks(training_set, validation_set, detector.preparation)
+    write_leaks(leaks, output / "leaks.csv")
+    refuse_identical(leaks)
     findings = measure(detector, embedded, settings, seconds)
-    report = compose_report(findings, embedded, detector, settings, seconds)
+    report = compose_report(findings, leaks, embedded, detector, settings, seconds)
     if gallery:
         write_gallery_page(_gallery_pairs(findings, embedded, detector), output / "gallery.html")
     else:  # that of an earlier audit would show other pairs than the report counts

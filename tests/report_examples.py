@@ -48,6 +48,8 @@ def labels_on_reconstructions() -> dict[str, Any]:
     """Calibrated on reconstructions within two labels, one of which has too few patients."""
     report = _report(n_training=256, n_validation=300, n_synthetic=1000, share_copied=0)
     report["sets"]["reconstructed_validation"] = _set(298, 298)
+    report["sets"]["reconstructed_training"] = _set(100, 90)
+    report["power"].append(report["power"][-1] | {"family": "autoencoder", "strength": 1, "n": 100, "whole": True})
     report["calibrated"]["threshold"] = None
     report["calibrated"]["strata"] = [
         {"label": "ill", "n_images": 12, "n_patients": 12, "n_synthetic": 400, "threshold": None},
@@ -72,7 +74,8 @@ def unknown_patients() -> dict[str, Any]:
     report = _report(n_training=256, n_validation=100, n_synthetic=400, share_copied=0)
     for role in ("training", "validation"):
         report["sets"][role] |= {"n_patients": None, "patients_known": False, "n_ignored": 2}
-    report["sets"]["leaks"]["shared_patients"] = None
+    unknown = dict.fromkeys(("shared_patients", "repeated_same_patient", "repeated_other_patient"))
+    report["sets"]["leaks"] |= unknown | {"shared_images": 2, "repeated_in_training": 5}
     per_patient = ("n_mem_patients", "n_mem_patients_expected_false", "mem_patients_rate")
     report["calibrated"] |= dict.fromkeys(per_patient)
     report["power_summary"] |= {"seen": 0.91, "unseen": 0.62, "working_recall": 0.62}
@@ -186,7 +189,13 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                 "training": _set(n_training, round(n_training * 0.9)),
                 "validation": _set(n_validation, n_validation),
                 "synthetic": _set(n_synthetic, None) | {"n_ignored": 1, "n_resized": n_synthetic},
-                "leaks": {"shared_images": 0, "shared_patients": 0},
+                "leaks": {
+                    "shared_images": 0,
+                    "shared_patients": 0,
+                    "repeated_in_training": 0,
+                    "repeated_same_patient": 0,
+                    "repeated_other_patient": 0,
+                },
             },
             "paper_protocol": {
                 "percentile": 95.0,

@@ -204,6 +204,7 @@ def test_just_the_files_of_the_design_are_written(audited):
         "pairs.csv",
         "memorized.csv",
         "near_identical.csv",
+        "leaks.csv",
         "gallery.html",
     }
 
@@ -219,7 +220,7 @@ def test_second_run_gives_the_same(audited, given, encoder_file, tmp_path):
 
     again = audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
 
-    for name in ("pairs.csv", "memorized.csv", "near_identical.csv"):
+    for name in ("pairs.csv", "memorized.csv", "near_identical.csv", "leaks.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (output / name).read_bytes()
     for key in set(report) - {"provenance"}:
         assert again[key] == report[key], key
@@ -362,6 +363,48 @@ def test_reconstructed_validation_is_what_the_audit_is_calibrated_on(given, enco
     assert (plain["gap_reference"], controls["gap_reference"]) == ("validation", "reconstructed_validation")
 
 
+def test_reconstructed_training_images_are_planted_as_copies(given, encoder_file, audited, tmp_path):
+    training = read_image_set(given["training"], "training")
+    for path in training.paths[10:30]:
+        write_image(torch.as_tensor(read_image(path)[0]) / 255, tmp_path / "same" / f"{path.stem}.npy")
+    for path, stranger in zip(training.paths[10:30], smooth_images(20, seed=31), strict=True):
+        write_image(stranger, tmp_path / "strangers" / path.name)
+
+    def planted(folder):
+        report = audit(
+            **given, output_dir=tmp_path / "out", encoder=encoder_file, reconstructed_training=tmp_path / folder
+        )
+        assert report["sets"]["reconstructed_training"]["n_patients"] == 10
+        assert report["power"][:-1] == audited[0]["power"]
+        assert report["calibrated"]["threshold"] == audited[0]["calibrated"]["threshold"]
+        return report["power"][-1], report["power_summary"]["unseen"]
+
+    found, better = planted("same")
+    overlooked, worse = planted("strangers")
+
+    assert found == {
+        "family": "autoencoder",
+        "strength": 1,
+        "n": 20,
+        "recall": 1.0,
+        "matched": 1.0,
+        "seen_in_training": False,
+        "whole": True,
+    }
+    assert overlooked["recall"] <= 0.2
+    assert worse < better
+
+
+def test_reconstruction_of_no_training_image_is_named(given, encoder_file, tmp_path):
+    refuses(
+        tmp_path / "out",
+        r"reconstructed_training: reconstructions of no training image: 2, such as stranger_000; .*under its own name",
+        **given,
+        encoder=encoder_file,
+        reconstructed_training=write_folder(smooth_images(2), tmp_path / "strange", "stranger"),
+    )
+
+
 def test_mirrored_copies_are_in_the_gallery_beside_their_originals(given, encoder_file, tmp_path, monkeypatch):
     monkeypatch.setattr("monai_memorization.auditing.N_GALLERY_PAIRS", 1)
     training = read_image_set(given["training"], "training")
@@ -462,10 +505,62 @@ def test_image_in_both_sets_is_named_whatever_its_file(given, encoder_file, tmp_
     image = smooth_images(N, seed=1)[4]  # as the fifth training image was written
     write_image((image * 255).round(), validation / "leaked.npy")
 
-    refuses(
-        tmp_path / "out",
-        rf"validation: 1 of its images .* training set too, leaked\.npy as training/{CANARY}-image_training_004\.png",
-        **given | {"validation": validation, "encoder": encoder_file},
+    message = rf"1 of its images .* training set too, leaked\.npy as training/{CANARY}-image_training_004\.png"
+    with pytest.raises(InputError, match=message):
+        audit(**given | {"validation": validation}, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["leaks.csv"]
+    (leak,) = read_table(tmp_path / "out" / "leaks.csv")
+    assert (leak["kind"], leak["image_id"]) == ("identical_in_validation", "leaked.npy")
+
+
+def test_leaks_that_do_not_stop_the_audit_are_counted_and_named_inside(given, encoder_file, tmp_path):
+    folder = with_patients(write_sets(tmp_path), tmp_path)
+    training = smooth_images(N, seed=1)
+    write_image(training[10], tmp_path / "training" / "image_training_011.png")  # of the same patient
+    write_image(training[20], tmp_path / "training" / "image_training_031.png")  # of another
+    write_image(0.7 * training[5].flip(0), tmp_path / "validation" / "image_validation_007.png")
+
+    report = audit(**folder, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert report["sets"]["leaks"] == {
+        "shared_images": 1,
+        "shared_patients": 0,
+        "repeated_in_training": 2,
+        "repeated_same_patient": 1,
+        "repeated_other_patient": 1,
+    }
+    names = ("kind", "image_id", "patient_id", "other_image_id", "other_patient_id")
+    assert [tuple(row[name] for name in names) for row in read_table(tmp_path / "out" / "leaks.csv")] == [
+        (
+            "near_identical_in_validation",
+            "validation/image_validation_007.png",
+            "validation-7",
+            "training/image_training_005.png",
+            "training-2",
+        ),
+        (
+            "repeated_in_training",
+            "training/image_training_011.png",
+            "training-5",
+            "training/image_training_010.png",
+            "training-5",
+        ),
+        (
+            "repeated_in_training",
+            "training/image_training_031.png",
+            "training-15",
+            "training/image_training_020.png",
+            "training-10",
+        ),
+    ]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Training images that repeat another one" in page
+    assert "image_training_011" not in page
+
+    audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
+    assert (tmp_path / "out" / "leaks.csv").read_text() == (
+        "kind,image_id,patient_id,other_image_id,other_patient_id,similarity\n"
     )
 
 

@@ -41,7 +41,7 @@ GRADED = {
 RANDOM = ("bias_field", "noise", "elastic")
 OTHER = {
     "flip": lambda images: degradations.mirror(images, 0),
-    "resample": lambda images: degradations.coarsen(images, 3),
+    "resample": lambda images: degradations.coarsen(images, 0.3),
     "quantize": lambda images: degradations.quantize(images, 8),
     "jpeg": lambda images: degradations.jpeg(images, 50),
     "blend": lambda images: degradations.blend(images, images.flip(0), 0.6),
@@ -256,12 +256,14 @@ def test_elastic_moves_nothing_further_than_its_share():
     assert 0.2 * share * 64 < moved.abs().max() <= share * 64 + 1e-3
 
 
-def test_resampling_keeps_flat_images_and_loses_checkers():
-    flat, checkers = torch.full((1, 1, 24, 24), 0.3), torch.zeros(1, 1, 24, 24)
+@pytest.mark.parametrize("pixels", [1, 2, 5])
+def test_resampling_keeps_flat_images_and_loses_checkers_whatever_the_size(pixels):
+    flat, checkers = torch.full((1, 1, 24 * pixels, 24 * pixels), 0.3), torch.zeros(1, 1, 24, 24)
     checkers[..., ::2, ::2] = checkers[..., 1::2, 1::2] = 1
+    checkers = checkers.repeat_interleave(pixels, 2).repeat_interleave(pixels, 3)
 
-    torch.testing.assert_close(degradations.coarsen(flat, 2), flat)
-    torch.testing.assert_close(degradations.coarsen(checkers, 2), torch.full_like(checkers, 0.5))
+    torch.testing.assert_close(degradations.coarsen(flat, 2 / 24), flat)
+    torch.testing.assert_close(degradations.coarsen(checkers, 2 / 24), torch.full_like(checkers, 0.5))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -175,13 +175,22 @@ def said(report: dict[str, Any], folder: Path) -> str:
 def test_leaks_that_were_looked_for_read_none(tmp_path):
     text = said(without_figures(copies_found()), tmp_path)
 
-    assert "Images in both sets none Patients in both sets none" in text
+    assert "Images in both sets none Patients in both sets none Training images that repeat another none" in text
 
 
 def test_leaks_that_could_not_be_looked_for_say_so(tmp_path):
     text = said(without_figures(unknown_patients()), tmp_path)
 
-    assert "Images in both sets none Patients in both sets not known could not be looked for" in text
+    assert "Images in both sets 2 Patients in both sets not known could not be looked for" in text
+    assert "Training images that repeat another 5 One of the same patient not known patients of the training" in text
+
+
+def test_leaks_are_said_beside_the_verdict_with_what_to_do(tmp_path):
+    text = said(without_figures(unknown_patients()), tmp_path)
+
+    assert "agree pixel by pixel with a training image: 2. They make copies look ordinary" in text
+    assert "repeat another one, pixel by pixel: 5. What a generator sees twice" in text
+    assert "leaks.csv" not in said(without_figures(copies_found()), tmp_path).split("Glossary")[0]
 
 
 def test_audit_on_reconstructions_says_so_wherever_it_speaks_of_them(tmp_path):
@@ -195,14 +204,16 @@ def test_audit_on_reconstructions_says_so_wherever_it_speaks_of_them(tmp_path):
     assert "even reconstructed real images of other patients (blue)" in text
     assert "Gap between synthetic and reconstructed validation images" in text
     assert "nearest of 300 validation images" in text  # the paper protocol knows no reconstructions
-    assert re.search(r"Validation 300 300 .*Reconstructed validation 298 298 ", text)
+    assert re.search(r"Reconstructed training 100 90 .*Validation 300 300 .*Reconstructed validation 298 298 ", text)
+    assert "Autoencoder passes through the generator's own" in text
 
 
 def test_audit_without_reconstructions_does_not_speak_of_them(tmp_path):
     text = said(copies_found(), tmp_path).rsplit("Glossary", 1)[0]
 
     assert "validation → training" in text
-    assert "reconstructed" not in text.lower().replace("reconstructions to calibrate on", "")
+    offered = ("reconstructions to calibrate on", "--reconstructed-training")
+    assert "reconstructed" not in re.sub("|".join(offered), "", text.lower())
 
 
 def test_labels_are_listed_with_what_they_allow(tmp_path):

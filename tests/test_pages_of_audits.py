@@ -65,7 +65,10 @@ def copied(folder: Path) -> dict[str, Any]:
 def labelled(folder: Path) -> dict[str, Any]:
     """Calibrated on reconstructions and within label, with too few patients of one."""
     reconstructed = write_folder(smooth_images(N, seed=4), folder / "reconstructed")
-    return write_sets(folder, N, copies=0, labels=LABELS) | {"reconstructed_validation": reconstructed}
+    return write_sets(folder, N, copies=0, labels=LABELS) | {
+        "reconstructed_validation": reconstructed,
+        "reconstructed_training": reconstructed,
+    }
 
 
 def tiny(folder: Path) -> dict[str, Any]:
@@ -120,8 +123,8 @@ def paths(value: Any, path: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - {"all_null"}))
 def test_examples_have_just_the_keys_of_a_real_report(name, report):
-    optional = {path for path in paths(report) if path.startswith("sets.reconstructed_validation")}
-    example = {path for path in paths(EXAMPLES[name]()) if not path.startswith("sets.reconstructed_validation")}
+    optional = {path for path in paths(report) if path.startswith("sets.reconstructed_")}
+    example = {path for path in paths(EXAMPLES[name]()) if not path.startswith("sets.reconstructed_")}
 
     assert example == set(paths(report)) - optional
 

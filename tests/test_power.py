@@ -18,6 +18,7 @@ from monai_memorization.statistics.power import (
     Recall,
     choose_plants,
     measure_power,
+    measure_reconstructions,
     summarize_power,
 )
 
@@ -67,6 +68,21 @@ def test_copy_that_is_found_elsewhere_is_not_matched():
     (cell,) = measure_power(nn.Flatten(), training[:4], torch.arange(4), vectors, torch.full((4,), 0.9), [to_next])
 
     assert (cell.recall, cell.matched) == (1, 0)
+
+
+def test_reconstructions_are_counted_like_any_planted_copies():
+    training = smooth_images(10)[:, None]
+    index, levels = torch.tensor([7, 2, 5, 0]), torch.tensor([0.5, 0.5, 0.5, 2.0])
+    vectors, copies = training.flatten(1), training[index].flatten(1)
+    copies[1] = training[3].flatten()  # comes back as another patient
+    swap = Family("swap", (1,), lambda *_: copies.view(4, 1, 32, 32))
+
+    cell = measure_reconstructions(copies, index, vectors, levels)
+
+    assert (cell.family, cell.n, cell.recall, cell.matched) == ("autoencoder", 4, 0.75, 0.75)
+    assert (cell.seen_in_training, cell.whole) == (False, True)
+    (same,) = measure_power(nn.Flatten(), training[index], index, vectors, levels, [swap])
+    assert (same.recall, same.matched) == (cell.recall, cell.matched)
 
 
 def test_recall_falls_as_the_threshold_rises():

@@ -19,6 +19,7 @@ from report_examples import (
 from monai_memorization.reporting.formats import NO_BREAK
 from monai_memorization.reporting.sentences import (
     fewest_patients,
+    leaks,
     limits,
     reason,
     verdict_label,
@@ -239,3 +240,31 @@ def test_limits_say_the_shortest_list():
 
     report["calibrated"]["fdr"]["smallest_list"] = 1500.0
     assert "can name none of the 1,000 images" in " ".join(limits(report))
+
+
+def test_leaks_are_said_with_whose_images_they_are():
+    report = copies_found()
+    assert leaks(report) == []
+    report["sets"]["leaks"] |= {
+        "shared_images": 3,
+        "repeated_in_training": 7,
+        "repeated_same_patient": 5,
+        "repeated_other_patient": 2,
+    }
+
+    shared, repeated = (said(found.text) for found in leaks(report))
+
+    assert "with a training image: 3. They make copies look ordinary" in shared
+    assert "pixel by pixel: 7 (5 of the same patient, 2 of another). What a generator sees twice" in repeated
+
+
+def test_leaks_of_an_older_report_are_passed_over():
+    report = copies_found()
+    del report["sets"]["leaks"]
+
+    assert leaks(report) == []
+
+
+def test_reconstructions_that_were_not_planted_are_said_to_be_missing():
+    assert "--reconstructed-training" in " ".join(limits(copies_found()))
+    assert "--reconstructed-training" not in " ".join(limits(labels_on_reconstructions()))

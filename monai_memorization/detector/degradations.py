@@ -128,9 +128,10 @@ def noise(images: Tensor, deviation: Strength, generator: torch.Generator | None
     return (images + _spread(images, deviation) * white).clamp(0, 1)
 
 
-def coarsen(images: Tensor, factor: float) -> Tensor:
-    """Sample down by ``factor`` along each axis and up again."""
-    small = [max(2, round(side / factor)) for side in images.shape[2:]]
+def coarsen(images: Tensor, share: float) -> Tensor:
+    """Sample down to cells whose side is ``share`` of the shorter side, and up again."""
+    cell = max(1.0, share * min(images.shape[2:]))
+    small = [max(2, round(side / cell)) for side in images.shape[2:]]
     return _resize(F.interpolate(images, size=small, mode="area"), images.shape[2:])
 
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,17 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def subset(self, indices: Sequence[int]) -> Embeddings:
+        """Return the images at ``indices``, in that order, and what is kept of them."""
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        return replace(
+            self,
+            images=self.images.subset(indices),
+            vectors=self.vectors[rows],
+            thumbnails=self.thumbnails[rows],
+            digests=tuple(self.digests[i] for i in indices),
+        )
 
 
 def embed(

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain, combinations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,33 +20,45 @@ THUMBNAIL_CORRELATION = 0.995
 N_CANDIDATES = 3
 
 
-def near_identical(synthetic: Embeddings, training: Embeddings, preparation: Preparation) -> Tensor:
-    """Find the synthetic images whose pixels correlate with a training image at 0.999 or more after the best flip.
+def near_identical(query: Embeddings, reference: Embeddings, preparation: Preparation) -> tuple[Tensor, Tensor]:
+    """Find the images whose pixels correlate with a reference image at 0.999 or more after the best flip.
 
     Thumbnails narrow the search down to a few candidates for each flip; their images are read again.
 
     Args:
-        synthetic: n_S images.
-        training: n_T images.
+        query: N images.
+        reference: M images.
         preparation: as both were prepared.
 
     Returns:
-        Index of the training image, or -1 where there is none, int64 (n_S,).
+        Correlation with a reference image, 0 where there is none, float64 (N,), and its index or -1, int64 (N,).
     """
-    found = torch.full((len(synthetic),), -1)
-    dimension = len(preparation.image_size)
-    grid = [len(synthetic), preparation.channels] + [min(THUMBNAIL_SIDES[dimension], n) for n in preparation.image_size]
-    thumbnails = synthetic.thumbnails.view(grid)
-    k = min(N_CANDIDATES, len(training))
-    for flip in flips(dimension):
-        similarity, index = nearest(_spread_out(thumbnails.flip(flip).flatten(1)), _spread_out(training.thumbnails), k)
-        for row, column in (similarity >= THUMBNAIL_CORRELATION).nonzero().tolist():
-            if found[row] < 0:
-                match = int(index[row, column])
-                image = preparation(synthetic.images.paths[row]).flip([axis - 1 for axis in flip])
-                if correlation(image, preparation(training.images.paths[match])) >= CORRELATION:
-                    found[row] = match
-    return found
+    agreement = torch.zeros(len(query), dtype=torch.float64)
+    index = torch.full((len(query),), -1)
+    for candidate in _candidates(query, reference, preparation, N_CANDIDATES):
+        if index[candidate.row] < 0 and (value := _agreement(candidate, query, reference, preparation)) >= CORRELATION:
+            agreement[candidate.row], index[candidate.row] = value, candidate.column
+    return agreement, index
+
+
+def near_identical_pairs(images: Embeddings, preparation: Preparation) -> dict[tuple[int, int], float]:
+    """Find near-identical pairs within a set, among the few most similar of each image.
+
+    Args:
+        images: n images.
+        preparation: as they were prepared.
+
+    Returns:
+        Correlation of each pair; the lower index comes first.
+    """
+    pairs: dict[tuple[int, int], float] = {}
+    for candidate in _candidates(images, images, preparation, N_CANDIDATES + 1):  # one of them is the image itself
+        pair = min(candidate.row, candidate.column), max(candidate.row, candidate.column)
+        if pair[0] < pair[1] and pair not in pairs:
+            value = _agreement(candidate, images, images, preparation)
+            if value >= CORRELATION:
+                pairs[pair] = value
+    return pairs
 
 
 def flips(dimension: int) -> list[tuple[int, ...]]:
@@ -58,6 +72,30 @@ def correlation(first: Tensor, second: Tensor) -> float:
     first, second = first.double().flatten(), second.double().flatten()
     first, second = first - first.mean(), second - second.mean()
     return float(first @ second / (first.norm() * second.norm()).clamp_min(1e-12))
+
+
+class _Candidate(NamedTuple):
+    row: int
+    column: int
+    flip: tuple[int, ...]
+
+
+def _candidates(query: Embeddings, reference: Embeddings, preparation: Preparation, k: int) -> Iterator[_Candidate]:
+    """Yield pairs whose thumbnails agree, flip by flip and the most similar of each image first."""
+    dimension = len(preparation.image_size)
+    grid = [len(query), preparation.channels] + [min(THUMBNAIL_SIDES[dimension], n) for n in preparation.image_size]
+    thumbnails = query.thumbnails.view(grid)
+    k = min(k, len(reference))
+    for flip in flips(dimension):
+        similarity, index = nearest(_spread_out(thumbnails.flip(flip).flatten(1)), _spread_out(reference.thumbnails), k)
+        for row, column in (similarity >= THUMBNAIL_CORRELATION).nonzero().tolist():
+            yield _Candidate(row, int(index[row, column]), flip)
+
+
+def _agreement(candidate: _Candidate, query: Embeddings, reference: Embeddings, preparation: Preparation) -> float:
+    """Read both images again and correlate their pixels."""
+    image = preparation(query.images.paths[candidate.row]).flip([axis - 1 for axis in candidate.flip])
+    return correlation(image, preparation(reference.images.paths[candidate.column]))
 
 
 def _spread_out(thumbnails: Tensor) -> Tensor:

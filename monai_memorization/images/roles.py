@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sets of an audit by role, and that none of them leaks into another."""
+"""The sets of an audit by role."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +15,8 @@ def read_roles(
     training: str | Path | None,
     validation: str | Path | None,
     synthetic: str | Path | None,
-    reconstructed_validation: str | Path | None,
+    reconstructed_validation: str | Path | None = None,
+    reconstructed_training: str | Path | None = None,
 ) -> dict[str, ImageSet]:
     """List the sets of an audit.
 
@@ -24,7 +24,8 @@ def read_roles(
         training: source of the training set, as for :func:`monai_memorization.images.sets.read_image_set`.
         validation: source of the validation set; None is refused with what to do.
         synthetic: source of the synthetic set.
-        reconstructed_validation: source of the reconstructions, named after the validation images; or None.
+        reconstructed_validation: source of reconstructions, named after the validation images; of all of them.
+        reconstructed_training: source of reconstructions, named after the training images; of all or some of them.
 
     Returns:
         The sets by the names of these arguments.
@@ -44,53 +45,42 @@ def read_roles(
             raise InputError(f"{role}: none given; give a folder of images, a CSV or a MONAI data list (JSON)")
     sets = {role: read_image_set(source, role) for role, source in given.items() if source is not None}
     check_disjoint(sets["training"], sets["validation"])
-    if reconstructed_validation is not None:
-        reconstructed = read_image_set(reconstructed_validation, "reconstructed_validation")
-        sets["reconstructed_validation"] = _name_after(reconstructed, sets["validation"])
+    for role, source in (("validation", reconstructed_validation), ("training", reconstructed_training)):
+        if source is not None:
+            reconstructed = read_image_set(source, f"reconstructed_{role}")
+            sets[reconstructed.role] = _name_after(reconstructed, sets[role], whole=role == "validation")
     return sets
 
 
-def check_identical(training: ImageSet, validation: ImageSet, digests: Sequence[str], others: Sequence[str]) -> None:
-    """Refuse a validation image that is in the training set too: it would make a copy look ordinary.
+def originals(reconstructed: ImageSet, images: ImageSet) -> list[int]:
+    """Return the position in ``images`` of the image of the same name, whatever its folder; -1 where there is none."""
+    position = {_stem(name): i for i, name in enumerate(images.image_ids)}
+    return [position.get(_stem(name), -1) for name in reconstructed.image_ids]
+
+
+def _name_after(reconstructed: ImageSet, images: ImageSet, whole: bool) -> ImageSet:
+    """Give reconstructions the patients and labels of the images of the same name.
 
     Args:
-        training: the training set.
-        validation: the validation set.
-        digests: hash of each training image.
-        others: hash of each validation image.
-
-    Raises:
-        InputError: naming a shared image in both sets.
+        reconstructed: the reconstructions.
+        images: what was reconstructed.
+        whole: whether none may be lacking.
     """
-    known = dict(zip(digests, training.image_ids, strict=True))
-    shared = [(name, known[hash_]) for name, hash_ in zip(validation.image_ids, others, strict=True) if hash_ in known]
-    if shared:
-        raise InputError(
-            f"validation: {len(shared)} of its images are in the training set too, {shared[0][0]} as {shared[0][1]}; "
-            "copies of them would go unseen. Remove them from one of the two sets"
-        )
-
-
-def _name_after(reconstructed: ImageSet, validation: ImageSet) -> ImageSet:
-    """Give reconstructions the patients and labels of the validation images of the same name, whatever their folder."""
-    position = {_stem(name): i for i, name in enumerate(validation.image_ids)}
-    stems = Counter(_stem(name) for name in reconstructed.image_ids)
+    found, known = (Counter(map(_stem, names)) for names in (reconstructed.image_ids, images.image_ids))
     problems = {
-        "reconstructions of no validation image": sorted(stems.keys() - position.keys()),
-        "validation images without a reconstruction": sorted(position.keys() - stems.keys()),
-        "names that several reconstructions share": sorted(name for name, n in stems.items() if n > 1),
-        "names that several validation images share": sorted(
-            name for name, n in Counter(map(_stem, validation.image_ids)).items() if n > 1
-        ),
+        f"reconstructions of no {images.role} image": found.keys() - known.keys(),
+        f"{images.role} images without a reconstruction": known.keys() - found.keys() if whole else set(),
+        "names that several reconstructions share": {name for name, n in found.items() if n > 1},
+        f"names that several {images.role} images share": {name for name in found if known[name] > 1},
     }
     for problem, names in problems.items():
         if names:
+            cure = f"reconstruct the whole {images.role} set, each image" if whole else "write each reconstruction"
             raise InputError(
-                f"reconstructed_validation: {problem}: {len(names)}, such as {names[0]}; reconstruct the whole "
-                "validation set, each image under its own name"
+                f"{reconstructed.role}: {problem}: {len(names)}, such as {min(names)}; {cure} under its own name"
             )
-    originals = validation.subset(position[_stem(name)] for name in reconstructed.image_ids)
-    return replace(originals, role=reconstructed.role, image_ids=reconstructed.image_ids, paths=reconstructed.paths)
+    named = images.subset(originals(reconstructed, images))
+    return replace(named, role=reconstructed.role, image_ids=reconstructed.image_ids, paths=reconstructed.paths)
 
 
 def _stem(name: str) -> str:

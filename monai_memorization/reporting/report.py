@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from monai_memorization.detector.embeddings import Embeddings
 from monai_memorization.detector.encoder import ContrastiveEncoder
+from monai_memorization.detector.leaks import Leak
 from monai_memorization.detector.near_identical import CORRELATION
 from monai_memorization.files import write_text
 from monai_memorization.statistics.conformal import Flags
@@ -33,6 +34,7 @@ PACKAGES = ("monai-memorization", "monai", "torch", "pytorch-ignite", "numpy", "
 
 def compose_report(
     findings: Findings,
+    leaks: Sequence[Leak],
     embedded: Mapping[str, Embeddings],
     encoder: ContrastiveEncoder,
     settings: Mapping[str, Any],
@@ -42,6 +44,7 @@ def compose_report(
 
     Args:
         findings: of the audit.
+        leaks: of the audit.
         embedded: the sets, by role.
         encoder: the detector.
         settings: of the audit.
@@ -52,9 +55,6 @@ def compose_report(
     """
     recall = findings.power.working_recall
     calibrated = asdict(findings.calibrated) | {"near_identical_threshold": CORRELATION, "strata": findings.strata}
-    patients_known = embedded["training"].images.has_patients and embedded["validation"].images.has_patients
-    # an audit with leaks is refused, so what is written down is that they were looked for
-    leaks = {"shared_images": 0, "shared_patients": 0 if patients_known else None}
     if not embedded["training"].images.has_patients:
         calibrated |= {"n_mem_patients": None, "n_mem_patients_expected_false": None, "mem_patients_rate": None}
     deficit = findings.calibrated.alpha_attained - findings.calibrated.flagged_rate
@@ -62,7 +62,8 @@ def compose_report(
     return {
         "schema_version": SCHEMA_VERSION,
         "verdict": asdict(findings.verdict) | {"noticeable_rate": noticeable},
-        "sets": {role: describe_set(embeddings) for role, embeddings in embedded.items()} | {"leaks": leaks},
+        "sets": {role: describe_set(embeddings) for role, embeddings in embedded.items()}
+        | {"leaks": describe_leaks(leaks, embedded["training"], embedded["validation"])},
         "calibrated": calibrated,
         "paper_protocol": asdict(findings.paper),
         "controls": findings.controls,
@@ -97,6 +98,21 @@ def describe_set(embeddings: Embeddings) -> dict[str, Any]:
         "n_ignored": images.n_ignored,
         "n_resized": embeddings.n_scaled,
         "n_duplicates": len(images) - len(set(embeddings.digests)),
+    }
+
+
+def describe_leaks(leaks: Sequence[Leak], training: Embeddings, validation: Embeddings) -> dict[str, Any]:
+    """Count leaks for `sets.leaks` of the report; null where patients are not known."""
+    repeated = [leak for leak in leaks if leak.kind == "repeated_in_training"]
+    same_patient = sum(leak.patient_id == leak.other_patient_id for leak in repeated)
+    known = training.images.has_patients
+    return {
+        "shared_images": len(leaks) - len(repeated),
+        # an audit of sets that share patients is refused, so what is written down is that they were looked for
+        "shared_patients": 0 if known and validation.images.has_patients else None,
+        "repeated_in_training": len(repeated),
+        "repeated_same_patient": same_patient if known else None,
+        "repeated_other_patient": len(repeated) - same_patient if known else None,
     }
 
 
@@ -223,6 +239,12 @@ def write_near_identical(synthetic: Embeddings, training: Embeddings, found: Ten
     ]
     table = pd.DataFrame(rows, columns=["synthetic_id", "training_id", "training_patient_id"])
     write_text(path, table.to_csv(index=False))
+
+
+def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
+    """Write leaks.csv: the real images that are one picture, named in pairs."""
+    table = pd.DataFrame(map(asdict, leaks), columns=[field.name for field in fields(Leak)])
+    write_text(path, table.to_csv(index=False, float_format="%.6f"))
 
 
 def _counts(values: Tensor, edges: Tensor) -> list[int]:

@@ -234,6 +234,39 @@ _REASONS = {
 }
 
 
+def leaks(report: Mapping[str, Any]) -> list[Reason]:
+    """Say which real images are where they should not be, or twice there; nothing where all is well.
+
+    Args:
+        report: The dict of `report.json`.
+    """
+    found = report["sets"].get("leaks") or {}
+    caveats = []
+    if found.get("shared_images"):
+        caveats.append(
+            Reason(
+                "Validation images that agree pixel by pixel with a training image: "
+                f"{count(found['shared_images'])}. They make copies look ordinary, so that fewer are found.",
+                "Look them up in leaks.csv, take those that show the same person out of one of the two sets, and audit "
+                "again.",
+            )
+        )
+    if found.get("repeated_in_training"):
+        whose = say(
+            " ({} of the same patient, {} of another)",
+            count(found.get("repeated_same_patient")),
+            count(found.get("repeated_other_patient")),
+        )
+        caveats.append(
+            Reason(
+                "Training images that repeat another one, pixel by pixel: "
+                f"{count(found['repeated_in_training'])}{whose or ''}. What a generator sees twice it memorizes first.",
+                "Look them up in leaks.csv, and keep one of each before you train again.",
+            )
+        )
+    return caveats
+
+
 def limits(report: Mapping[str, Any]) -> list[str]:
     """Say what this audit cannot see, as plain sentences with its own numbers.
 
@@ -256,6 +289,11 @@ def limits(report: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"Of copies altered in ways that the encoder was never shown, {unseen} were found; copies altered in ways "
             "that nobody planted may be found less often."
+        )
+    if "reconstructed_training" not in report["sets"]:
+        sentences.append(
+            "Training images through the generator's autoencoder were not among the planted copies; if it has one, "
+            "give them as --reconstructed-training."
         )
     sentences.append(
         f"The audit speaks of these {count(report['sets']['synthetic']['n_images'])} synthetic images. Further images "

@@ -18,11 +18,20 @@ from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.near_identical import near_identical
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.roles import originals
+from monai_memorization.images.sets import ImageSet
 from monai_memorization.statistics.conformal import Flags, Stratum, flag, stratify, threshold
 from monai_memorization.statistics.counts import Calibrated, accumulation_curve, measure_calibrated
 from monai_memorization.statistics.gap import gap_auc, nearest_in_training
 from monai_memorization.statistics.paper_protocol import PaperProtocol, measure_paper_protocol
-from monai_memorization.statistics.power import PowerSummary, Recall, choose_plants, measure_power, summarize_power
+from monai_memorization.statistics.power import (
+    PowerSummary,
+    Recall,
+    choose_plants,
+    measure_power,
+    measure_reconstructions,
+    summarize_power,
+)
 from monai_memorization.statistics.verdict import Verdict, decide
 
 
@@ -71,7 +80,8 @@ def measure(
 
     Args:
         encoder: the detector, for the power test.
-        embedded: "training", "validation", "synthetic" and where given "reconstructed_validation".
+        embedded: "training", "validation", "synthetic" and where given "reconstructed_validation" and
+            "reconstructed_training".
         settings: alpha, q, seed, device.
         seconds: takes the time of each stage.
 
@@ -84,14 +94,14 @@ def measure(
     with timed(seconds, "search"):
         validation_similarity = nearest(calibration.vectors, training.vectors)[0][:, 0]
         similarity, match = (column[:, 0] for column in nearest(synthetic.vectors, training.vectors))
-        identical = near_identical(synthetic, training, encoder.preparation)
+        identical = near_identical(synthetic, training, encoder.preparation)[1]
     strata = stratify(
         calibration.images.patient_ids, len(synthetic), calibration.images.labels, synthetic.images.labels
     )
     flags = flag(validation_similarity, similarity, strata, alpha=alpha, q=q)
     with timed(seconds, "power"):
         thresholds = {s.label: threshold(validation_similarity[s.validation], alpha, s.n_patients) for s in strata}
-        recalls = _measure_power(encoder, training, thresholds, settings)
+        recalls = _measure_power(encoder, embedded, thresholds, settings)
         power = summarize_power(recalls)
     with timed(seconds, "statistics"):
         calibrated = measure_calibrated(
@@ -157,29 +167,33 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 def _measure_power(
     encoder: ContrastiveEncoder,
-    training: Embeddings,
+    embedded: Mapping[str, Embeddings],
     thresholds: Mapping[str | None, float],
     settings: Mapping[str, Any],
 ) -> list[Recall]:
-    labels = training.images.labels
-    index = choose_plants(len(training), settings["seed"])
-    if None not in thresholds and labels is not None:
-        index = torch.tensor([i for i in index.tolist() if labels[i] in thresholds], dtype=torch.int64)
-    if len(index) == 0 or (None not in thresholds and labels is None):
-        return []
-    level = [thresholds[None if None in thresholds or labels is None else labels[i]] for i in index.tolist()]
-    images = prepared_images(
-        training.images.subset(index.tolist()), encoder.preparation.image_size, encoder.preparation.channels
-    ).pixels.float()
-    return measure_power(
-        encoder,
-        images,
-        index,
-        training.vectors,
-        torch.tensor(level),
-        seed=settings["seed"],
-        device=settings["device"],
-    )
+    """Plant copies of training images whose label has a threshold."""
+    training, seed, device = embedded["training"], settings["seed"], settings["device"]
+    level = _own_thresholds(training.images, thresholds)
+    recalls = []
+    index = choose_plants(len(training), seed)
+    index = index[~level[index].isnan()]
+    if len(index) > 0:
+        size, channels = encoder.preparation.image_size, encoder.preparation.channels
+        images = prepared_images(training.images.subset(index.tolist()), size, channels).pixels.float()
+        recalls = measure_power(encoder, images, index, training.vectors, level[index], seed=seed, device=device)
+    if (reconstructed := embedded.get("reconstructed_training")) is not None:
+        index = torch.tensor(originals(reconstructed.images, training.images))
+        kept = (index >= 0) & ~level[index].isnan()
+        if kept.any():
+            index = index[kept]
+            recalls.append(measure_reconstructions(reconstructed.vectors[kept], index, training.vectors, level[index]))
+    return recalls
+
+
+def _own_thresholds(images: ImageSet, thresholds: Mapping[str | None, float]) -> Tensor:
+    """Return the threshold of each image, that of its label where there are labels; nan where there is none."""
+    labels = (None,) * len(images) if None in thresholds else images.labels or ("",) * len(images)
+    return torch.tensor([thresholds.get(label, float("nan")) for label in labels])
 
 
 def _controls(
@@ -210,11 +224,11 @@ def _accumulation(
     thresholds: Mapping[str | None, float],
 ) -> dict[str, Any]:
     """Count training images matched as images are drawn, by candidates and by as many false ones of validation."""
-    labels = calibration.images.labels if None not in thresholds else None
-    levels = [thresholds.get(labels[i] if labels else None, float("inf")) for i in range(len(calibration))]
     false_match = nearest(calibration.vectors, training.vectors)[1][:, 0]
     drawn, matched = accumulation_curve(match, flags.copy_candidate)
-    false_drawn, false_matched = accumulation_curve(false_match, validation_similarity > torch.tensor(levels))
+    false_drawn, false_matched = accumulation_curve(
+        false_match, validation_similarity > _own_thresholds(calibration.images, thresholds)
+    )
     common = drawn[drawn <= len(calibration)]
     return {
         "n_drawn": drawn.tolist(),

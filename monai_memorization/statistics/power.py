@@ -102,11 +102,11 @@ FAMILIES = (
     Family("bias_field", (0.1, 0.2, 0.3, 0.5), _alone(degradations.bias_field)),
     Family("blur", (0.01, 0.02, 0.03, 0.04), _alone(degradations.blur)),
     Family("noise", (0.01, 0.05, 0.1, 0.2), _alone(degradations.noise)),
-    Family("resampling", (2, 3, 4), _alone(degradations.coarsen), seen_in_training=False),
-    Family("combination", (1, 2), _combine),
+    Family("resampling", (0.02, 0.04, 0.06, 0.08), _alone(degradations.coarsen), seen_in_training=False),
+    Family("combination", (0.5, 1, 1.5, 2), _combine),
     Family("elastic", (0.01, 0.02, 0.03, 0.05), _alone(degradations.elastic), seen_in_training=False),
     Family("quantization", (32, 16, 8, 4), _alone(degradations.quantize), seen_in_training=False),
-    Family("sharpening", (0.5, 1, 2), _alone(degradations.sharpen), seen_in_training=False),
+    Family("sharpening", (0.5, 1, 1.5, 2), _alone(degradations.sharpen), seen_in_training=False),
     Family("jpeg", (95, 70, 40, 10), _alone(degradations.jpeg), seen_in_training=False, dimensions=(2,)),
     Family("blend", (0.8, 0.6), degradations.blend, seen_in_training=False, whole=False),
     Family("splice", (0.5, 0.25), degradations.splice, seen_in_training=False, whole=False),
@@ -150,13 +150,27 @@ def measure_power(
         torch.manual_seed(seed)
         for family, strength in cells:
             copies = degradations.rescale(family.degrade(images, others, strength))
-            similarity, match = nearest(embed_batch(encoder, copies, device), training)
-            found = (similarity[:, 0] > threshold).double().mean().item()
-            matched = (match[:, 0] == index).double().mean().item()
-            recalls.append(
-                Recall(family.name, strength, len(images), found, matched, family.seen_in_training, family.whole)
-            )
+            found = _found(embed_batch(encoder, copies, device), index, training, threshold)
+            recalls.append(Recall(family.name, strength, len(images), *found, family.seen_in_training, family.whole))
     return recalls
+
+
+def measure_reconstructions(vectors: Tensor, index: Tensor, training: Tensor, threshold: Tensor) -> Recall:
+    """Count the training images that are found again after a pass through the generator's autoencoder.
+
+    They stand for the copies of this very generator, and no view of the encoder's training looks like them.
+
+    Args:
+        vectors: embeddings of the reconstructions, (n, D) with n >= 1.
+        index: positions of their originals in the training set, int64 (n,).
+        training: embeddings of the whole training set, (n_T, D).
+        threshold: similarity above which each counts as found, (n,).
+
+    Returns:
+        The entry of the family "autoencoder", of strength 1.
+    """
+    found = _found(vectors, index, training, threshold)
+    return Recall("autoencoder", 1, len(index), *found, seen_in_training=False, whole=True)
 
 
 def summarize_power(recalls: Sequence[Recall]) -> PowerSummary:
@@ -165,6 +179,12 @@ def summarize_power(recalls: Sequence[Recall]) -> PowerSummary:
     unseen = _mean(r.recall for r in recalls if r.whole and not r.seen_in_training)
     known = [mean for mean in (seen, unseen) if mean is not None]
     return PowerSummary(seen, unseen, min(known, default=None), _mean(r.recall for r in recalls if not r.whole))
+
+
+def _found(vectors: Tensor, index: Tensor, training: Tensor, threshold: Tensor) -> tuple[float, float]:
+    """Share of copies above their threshold, and share whose nearest training image is the one copied."""
+    similarity, match = nearest(vectors, training)
+    return (similarity[:, 0] > threshold).double().mean().item(), (match[:, 0] == index).double().mean().item()
 
 
 def _mean(values: Iterable[float]) -> float | None:
