@@ -169,7 +169,10 @@ def _measure_power(
         return []
     level = [thresholds[None if None in thresholds or labels is None else labels[i]] for i in index.tolist()]
     images = prepared_images(
-        training.images.subset(index.tolist()), encoder.preparation.image_size, encoder.preparation.channels
+        training.images.subset(index.tolist()),
+        encoder.preparation.image_size,
+        encoder.preparation.channels,
+        spacing=encoder.preparation.spacing,
     ).pixels.float()
     return measure_power(
         encoder,
