@@ -87,12 +87,15 @@ def _read_nifti(path: Path) -> tuple[Array, Spacing | None]:
         array = array.squeeze(array.shape.index(1))
     if array.ndim == 2:
         return array.T[None], None  # rows and columns, as pictures are stored
-    return (array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)), _voxel_size(stored.affine, volume.affine)
+    return (array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)), _voxel_size(stored, volume.affine)
 
 
-def _voxel_size(stored: Array, canonical: Array) -> Spacing | None:
+def _voxel_size(stored: Any, canonical: Array) -> Spacing | None:
+    """Return the voxel sizes; None for ones that no scanner states: no code says what they mean, or the identity."""
     sizes = nibabel.affines.voxel_sizes(canonical)
-    if np.array_equal(stored, np.eye(4)) or not (np.isfinite(sizes).all() and sizes.min() > 0):
+    coded = any(stored.header.get(name, 1) for name in ("qform_code", "sform_code"))
+    placeholder = np.array_equal(stored.affine, np.eye(4)) or (not coded and bool((sizes == 1).all()))
+    if placeholder or not (np.isfinite(sizes).all() and sizes.min() > 0):
         return None
     return tuple(float(size) for size in sizes)
 
