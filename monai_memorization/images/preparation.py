@@ -7,7 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,14 @@ class Preparation:
         smaller = any(new < old for new, old in zip(scaled, sides, strict=True))
         resized = Resize(scaled, mode=mode, anti_aliasing=smaller)(image)
         return convert_to_tensor(SpatialPad(self.image_size)(resized), track_meta=False).clamp(0, 1)
+
+
+def enlarged(preparation: Preparation, longest_side: int) -> Preparation:
+    """Return the preparation of volumes whose longest side is this long, of the same proportions; flat ones stay."""
+    size = preparation.image_size
+    if len(size) == 2:
+        return preparation
+    return replace(preparation, image_size=tuple(max(1, round(side * longest_side / max(size))) for side in size))
 
 
 class PrepareImaged(MapTransform):
