@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install lint test slow demo clean
+.PHONY: install lint test slow demo demo-3d clean
 
 install: $(VENV)/installed
 
@@ -27,5 +27,8 @@ slow: install
 demo: install
 	$(BIN)/monai-memorization demo --output-dir demo_output
 
+demo-3d: install
+	$(BIN)/monai-memorization demo --3d --output-dir demo_output_3d
+
 clean:
-	rm -rf $(VENV) build dist demo_output *.egg-info
+	rm -rf $(VENV) build dist demo_output demo_output_3d *.egg-info

@@ -15,9 +15,11 @@ from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.leaks import find_leaks, refuse_identical
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable
+from monai_memorization.images.preparation import enlarged
 from monai_memorization.images.roles import read_roles
 from monai_memorization.images.sets import check_seed
 from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
+from monai_memorization.reporting.pictures import LONGEST_SIDE
 from monai_memorization.reporting.report import compose_report, write_leaks, write_report, write_tables
 from monai_memorization.statistics.conformal import stratify
 from monai_memorization.statistics.findings import Findings, measure, timed
@@ -128,7 +130,8 @@ def choose_device(device: str) -> str:
 def _gallery_pairs(
     findings: Findings, embedded: Mapping[str, Embeddings], encoder: ContrastiveEncoder
 ) -> list[GalleryPair]:
-    """Read pairs again, prepared as they were compared: all near-identical ones, then the most similar."""
+    """Read pairs again, prepared as compared, volumes finer: all near-identical ones, then the most similar."""
+    preparation = enlarged(encoder.preparation, LONGEST_SIDE)
     synthetic, training = embedded["synthetic"].images, embedded["training"].images
     pairs = []
     identical = findings.identical >= 0
@@ -145,8 +148,8 @@ def _gallery_pairs(
                 bool(findings.flags.copy_candidate[i]),
                 bool(findings.flags.in_fdr_list[i]),
                 bool(identical[i]),
-                encoder.preparation(synthetic.paths[i]),
-                encoder.preparation(training.paths[match]),
+                preparation(synthetic.paths[i]),
+                preparation(training.paths[match]),
             )
         )
     return pairs

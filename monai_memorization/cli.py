@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="train, sample and audit on a virtual brain-MR cohort, about 10 minutes")
     demo.add_argument("--output-dir", type=Path, default=Path("demo_output"), help="folder for the results")
+    demo.add_argument("--3d", dest="volumes", action="store_true", help="with volumes, about 15 minutes")
     demo.set_defaults(command=_demo)
 
     divide = commands.add_parser("split", help="divide images by patient into a training and a validation set")
@@ -108,10 +109,10 @@ class _PrintPolicy(argparse.Action):
         parser.exit()
 
 
-def _demo(output_dir: Path) -> None:
-    from monai_memorization.demo import run_demo  # needs the extra `demo`, which the other commands do without
+def _demo(output_dir: Path, volumes: bool) -> None:
+    from monai_memorization.demo import VOLUMES, run_demo  # needs the extra `demo`, as no other command does
 
-    run_demo(output_dir)
+    run_demo(output_dir, VOLUMES if volumes else None)
 
 
 def _split(images: Path, output_dir: Path, share: float, seed: int) -> None:

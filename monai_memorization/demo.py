@@ -23,7 +23,8 @@ from monai_memorization.detector.encoder import save_encoder
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 from monai_memorization.images.cohort import write_cohort
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.preparation import choose_preparation, prepared_images
+from monai_memorization.images.sets import read_image_set
 from monai_memorization.progress import progress
 from monai_memorization.reporting.formats import count, duration, similarity
 from monai_memorization.reporting.sentences import verdict_label
@@ -34,7 +35,7 @@ FOLDERS = ("cohort", "models", "reconstructed", "encoder", "early", "late")
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much the demo does; the defaults are for two CPU cores and 10 minutes.
+    """How much the demo does; the defaults are for images, two CPU cores and 10 minutes.
 
     Args:
         n_training: images that the generator is trained on, few enough to be memorized.
@@ -59,6 +60,19 @@ class DemoSettings:
     seed: int = 0
 
 
+# volumes take about ten times as long as images of the same side, so there are fewer of them, and fewer steps
+VOLUMES = DemoSettings(
+    n_training=48,
+    n_validation=240,
+    n_synthetic=240,
+    image_size=(32, 32, 32),
+    autoencoder_steps=600,
+    early_steps=300,
+    late_steps=1500,
+    encoder_steps=600,
+)
+
+
 def run_demo(output_dir: Path, settings: DemoSettings | None = None) -> None:
     """Make data, train, sample and audit; print the time of each stage and a closing table.
 
@@ -67,7 +81,7 @@ def run_demo(output_dir: Path, settings: DemoSettings | None = None) -> None:
 
     Args:
         output_dir: a new or empty folder, or that of an earlier demo, whose results are replaced.
-        settings: how much to do; None for the defaults.
+        settings: how much to do; None for the defaults, ``VOLUMES`` for 3D.
 
     Raises:
         InputError: if ``output_dir`` holds anything else, or the extra ``demo`` is not installed.
@@ -129,8 +143,10 @@ def _train(output_dir: Path, training: Path, validation: Path, settings: DemoSet
             "reconstruct", settings, validation=str(validation), model_dir=models, output_dir=reconstructed, handlers=[]
         )
     with _stage("train the copy detector"):
-        images = prepared_images(training, settings.image_size)
-        encoder = train_encoder(images, settings.encoder_steps, settings.seed)
+        images = read_image_set(training, "training")
+        preparation = choose_preparation(images)
+        prepared = prepared_images(images, preparation.image_size, spacing=preparation.spacing)
+        encoder = train_encoder(prepared, settings.encoder_steps, settings.seed)
         save_encoder(encoder, output_dir / "encoder" / "model.pt")
 
 
@@ -153,8 +169,9 @@ def _draw(output_dir: Path, moment: str, settings: DemoSettings) -> None:
 
 
 def _run_bundle(name: str, settings: DemoSettings, **overrides: Any) -> None:
-    """Run a config of the 2D bundle as MONAI's runner does, with a progress bar of ours."""
-    configs = files("monai_memorization.bundles") / "latent_diffusion_2d" / "configs"
+    """Run a config of the 2D or 3D bundle as MONAI's runner does, with a progress bar of ours."""
+    bundle = f"latent_diffusion_{len(settings.image_size)}d"
+    configs = files("monai_memorization.bundles") / bundle / "configs"
     trains = name.startswith("train")
     with _quiet():
         workflow = ConfigWorkflow(

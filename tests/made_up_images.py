@@ -9,9 +9,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pandas as pd
+import pydicom
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from torch import Tensor
 
 
@@ -59,3 +61,35 @@ def write_csv(folder: Path, path: Path, patients: Sequence[str], labels: Sequenc
     columns = {"image": [f"{folder.name}/{file.name}" for file in sorted(folder.iterdir())], "patient_id": patients}
     pd.DataFrame(columns | ({} if labels is None else {"label": labels})).to_csv(path, index=False)
     return path
+
+
+def write_series(volume: np.ndarray, affine: np.ndarray, folder: Path, uid: str | None = None) -> Path:
+    """Write a volume of whole numbers (X, Y, Z), affine as NIfTI has it, as DICOM slices across its last axis.
+
+    Files are named in another order than that of the slices; intensities are stored with slope 2 and intercept -1024.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    to_dicom = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    steps = np.linalg.norm(to_dicom[:3, :3], axis=0)
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID = MRImageStorage
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    uid = uid or generate_uid()
+    for z in range(volume.shape[2]):
+        path = folder / f"{(7 * z) % 97:03}_{uid[-4:]}.dcm"
+        dataset = pydicom.FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+        dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, generate_uid()
+        meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.SeriesInstanceUID, dataset.InstanceNumber = uid, volume.shape[2] - z
+        dataset.ImageOrientationPatient = [*(to_dicom[:3, 0] / steps[0]), *(to_dicom[:3, 1] / steps[1])]
+        dataset.ImagePositionPatient = list(np.round(to_dicom[:3] @ [0, 0, z, 1], 6))
+        dataset.PixelSpacing = [steps[1], steps[0]]
+        pixels = volume[:, :, z].T
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated = dataset.BitsStored = 16
+        dataset.HighBit, dataset.PixelRepresentation = 15, 1
+        dataset.RescaleSlope, dataset.RescaleIntercept = 2, -1024
+        dataset.PixelData = pixels.astype(np.int16).tobytes()
+        dataset.save_as(path, enforce_file_format=True)
+    return folder

@@ -22,6 +22,7 @@ SMALL = {
     "diffusion_attention": [False, True],
     "diffusion_head_channels": 8,
     "discriminator_channels": 4,
+    "discriminator_layers": 2,
     "adversarial_warmup": 1,
 }
 

@@ -6,13 +6,16 @@ from __future__ import annotations
 import json
 import re
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from monai_memorization.demo import DemoSettings, run_demo
+from monai_memorization import demo
+from monai_memorization.cli import main
+from monai_memorization.demo import VOLUMES, DemoSettings, run_demo
 from monai_memorization.errors import InputError
 
 TINY = DemoSettings(
@@ -110,9 +113,27 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path):
     assert file.read_text() == "mine"
 
 
+def test_volumes_go_the_same_way(tmp_path):
+    settings = replace(TINY, image_size=(16, 16, 16), n_training=8, n_validation=24, n_synthetic=3, autoencoder_steps=2)
+    run_demo(tmp_path, settings)
+    for report in read_reports(tmp_path).values():
+        assert report["encoder"]["image_size"] == [16, 16, 16]
+        assert report["sets"]["synthetic"]["n_images"] == 3
+    assert {path.name for path in (tmp_path / "late" / "synthetic").iterdir()} == {f"00000{i}.nii.gz" for i in range(3)}
+
+
+def test_command_runs_the_demo_of_volumes(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(demo, "run_demo", lambda *arguments: asked.append(arguments))
+    assert main(["demo", "--3d", "--output-dir", str(tmp_path)]) == 0
+    assert main(["demo", "--output-dir", str(tmp_path)]) == 0
+    assert asked == [(tmp_path, VOLUMES), (tmp_path, None)]
+
+
 @pytest.mark.slow
-def test_memorization_grows_from_early_to_late(tmp_path):
-    run_demo(tmp_path)
+@pytest.mark.parametrize("settings", [DemoSettings(), VOLUMES], ids=["2d", "3d"])
+def test_memorization_grows_from_early_to_late(settings, tmp_path):
+    run_demo(tmp_path, settings)
     early, late = read_reports(tmp_path).values()
     assert late["verdict"]["status"] == "copies_found"
     assert late["calibrated"]["copy_rate_ci"][0] > early["calibrated"]["copy_rate_ci"][1]

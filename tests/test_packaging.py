@@ -76,7 +76,7 @@ def test_wheel_holds_the_templates_of_the_report(wheel):
     assert {path.relative_to(REPOSITORY).as_posix() for path in templates} - set(wheel.namelist()) == set()
 
 
-@pytest.mark.parametrize("bundle", ["latent_diffusion_2d", "memorization_audit"])
+@pytest.mark.parametrize("bundle", ["latent_diffusion_2d", "latent_diffusion_3d", "memorization_audit"])
 def test_wheel_holds_the_bundle(wheel, bundle):
     folder = REPOSITORY / "bundles" / bundle
     files = [folder / "LICENSE", *(path for part in ("configs", "docs") for path in (folder / part).rglob("*.*"))]
@@ -142,7 +142,7 @@ def test_changelog_knows_the_version():
     assert re.search(rf"^## \[{re.escape(VERSION)}\]", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
 
 
-@pytest.mark.parametrize("bundle", ["latent_diffusion_2d", "memorization_audit"])
+@pytest.mark.parametrize("bundle", ["latent_diffusion_2d", "latent_diffusion_3d", "memorization_audit"])
 def test_bundle_asks_for_this_version(bundle):
     metadata = json.loads((REPOSITORY / "bundles" / bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     assert metadata["required_packages_version"]["monai-memorization"] == VERSION

@@ -314,6 +314,34 @@ def test_pictures_are_shown(gallery, page):
     assert page.locator(".pairs img").first.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
 
 
+def walked(page) -> list[str]:
+    """How far the pictures of the first pair are moved up, in slices."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll(".pairs > li:first-child img")].map(image => {
+            const top = image.parentElement.getBoundingClientRect().top - image.getBoundingClientRect().top;
+            return Math.round(top / image.parentElement.getBoundingClientRect().height);
+        })"""
+    )
+
+
+def test_slices_of_volumes_are_walked_with_keys_and_slider(page, tmp_path):
+    volumes = {"synthetic": torch.rand(1, 6, 8, 10), "training": torch.rand(1, 6, 8, 10)}
+    write_gallery_page(pairs(2, **volumes), tmp_path / "gallery.html")
+    page.goto((tmp_path / "gallery.html").as_uri())
+    page.evaluate("Promise.all([...document.images].map(image => image.decode()))")
+
+    assert walked(page) == [3] * 3 + [4] * 3 + [2] * 3  # five of the ten slices across the last axis are shown
+    page.keyboard.press("j")
+    page.keyboard.press("ArrowUp")
+    assert walked(page) == [4] * 3 + [5] * 3 + [3] * 3
+    for _ in range(9):
+        page.keyboard.press("ArrowDown")
+    assert walked(page) == [0] * 9
+    page.locator(".walk input").first.fill("1")
+    assert walked(page) == [5] * 3 + [7] * 3 + [4] * 3
+    assert decisions(page) == [None, None]
+
+
 def test_gallery_fits_a_phone(page, tmp_path):
     write_gallery_page(pairs(2, synthetic_id="x" * 300, training_id="y/" * 100), tmp_path / "gallery.html")
     page.set_viewport_size(PHONE)

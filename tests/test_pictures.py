@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import base64
 import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from monai_memorization.reporting.pictures import DIFFERENCE_RANGE, difference_picture, picture, planes
+from monai_memorization.reporting.pictures import DIFFERENCE_RANGE, N_SLICES, difference_picture, picture, planes, strip
 
 
 def decoded(uri: str) -> np.ndarray:
@@ -31,20 +32,38 @@ def test_picture_shows_the_values_it_was_given(channels):
 def test_flat_image_is_one_plane():
     image = torch.rand(1, 5, 7)
 
-    assert torch.equal(planes(image)[0], image)
+    assert torch.equal(planes(image)[0], image[None])
     assert len(planes(image)) == 1
 
 
-def test_volume_is_its_three_middle_slices_with_the_head_up():
+def test_volume_is_its_slices_across_three_axes_with_the_head_up():
     # canonical axes run to the right, to the front and up: the value at the top of the pictures is the largest z or y
     volume = torch.zeros(1, 4, 6, 8)
     volume[:, 2, 3, :] = torch.arange(8) / 7
     sagittal, coronal, axial = planes(volume)
 
-    assert [tuple(plane.shape) for plane in (sagittal, coronal, axial)] == [(1, 8, 6), (1, 8, 4), (1, 6, 4)]
-    assert torch.equal(sagittal[0, :, 3], (torch.arange(8) / 7).flip(0))
-    assert torch.equal(coronal[0, :, 2], (torch.arange(8) / 7).flip(0))
-    assert axial[0, 2, 2] == volume[0, 2, 3, 4]
+    assert [tuple(s.shape) for s in (sagittal, coronal, axial)] == [(4, 1, 8, 6), (6, 1, 8, 4), (8, 1, 6, 4)]
+    assert torch.equal(sagittal[2, 0, :, 3], (torch.arange(8) / 7).flip(0))
+    assert torch.equal(coronal[3, 0, :, 2], (torch.arange(8) / 7).flip(0))
+    assert axial[4, 0, 2, 2] == volume[0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("side", [1, 2, 8, 9, 10, 17, 32, 48, 200])
+def test_slices_are_few_even_and_hold_the_middle_one(side):
+    volume = torch.arange(side).view(1, 1, 1, side).float()
+
+    shown = planes(volume)[2].flatten().tolist()
+
+    assert len(shown) <= N_SLICES
+    assert side // 2 in shown
+    assert shown[len(shown) // 2] == side // 2
+    assert len({b - a for a, b in pairwise(shown)}) <= 1
+
+
+def test_strip_holds_the_slices_one_under_the_other():
+    stack = torch.rand(3, 1, 4, 5)
+
+    assert torch.equal(strip(stack)[:, 4:8], stack[1])
 
 
 @pytest.mark.parametrize(("channels", "n_planes"), [(1, 1), (2, 2), (3, 1), (4, 4)])
@@ -52,7 +71,7 @@ def test_channels_that_are_no_colours_are_shown_one_by_one(channels, n_planes):
     image = torch.rand(channels, 5, 5)
 
     assert len(planes(image)) == n_planes
-    assert all(plane.shape[0] in (1, 3) for plane in planes(image))
+    assert all(plane.shape[1] in (1, 3) for plane in planes(image))
 
 
 def test_difference_is_white_red_and_blue():

@@ -208,7 +208,9 @@ def obtain_encoder(
         return kept_encoder
     preparation = choose_preparation(training)
     logger.info("no encoder given: training one on the %d training images", len(training))
-    images = prepared_images(training, preparation.image_size, preparation.channels, skip_unreadable=skip_unreadable)
+    images = prepared_images(
+        training, preparation.image_size, preparation.channels, "training", skip_unreadable, preparation.spacing
+    )
     encoder = train_encoder(images, seed=seed, device=device)
     encoder.trained_on = _hash(training, seed)
     save_encoder(encoder, kept)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_bytes, write_text
-from monai_memorization.images.preparation import Preparation
+from monai_memorization.images.preparation import Preparation, preparation_of
 from monai_memorization.version import __version__
 
 
@@ -31,6 +31,7 @@ class ContrastiveEncoder(nn.Module):
         channels: number of channels of the images.
         embedding_size: length D of an embedding.
         widths: channels after each layer; each but the last halves the sides.
+        spacing: voxel size of the set of volumes that it was trained on, as of ``Preparation``; None where not known.
         training_steps: number of steps that it was trained for; None where that is not known.
         trained_on: hash of the images that it was trained on.
 
@@ -46,6 +47,7 @@ class ContrastiveEncoder(nn.Module):
         channels: int = 1,
         embedding_size: int = 128,
         widths: Sequence[int] = (16, 32, 64, 128, 256),
+        spacing: Sequence[float] | None = None,
         training_steps: int | None = None,
         trained_on: str | None = None,
     ) -> None:
@@ -60,7 +62,11 @@ class ContrastiveEncoder(nn.Module):
             )
         # torch.jit.script warns of an annotated attribute
         self.settings = dict[str, Any](
-            image_size=sides, channels=int(channels), embedding_size=int(embedding_size), widths=layers
+            image_size=sides,
+            channels=int(channels),
+            embedding_size=int(embedding_size),
+            widths=layers,
+            spacing=None if spacing is None else [float(size) for size in spacing],
         )
         inputs = [channels, *layers[:-1]]
         strides = [2] * (len(layers) - 1) + [1]
@@ -78,7 +84,7 @@ class ContrastiveEncoder(nn.Module):
     @property
     def preparation(self) -> Preparation:
         """How images are prepared for this encoder."""
-        return Preparation(tuple(self.settings["image_size"]), self.settings["channels"])
+        return preparation_of(*(self.settings[name] for name in ("image_size", "channels", "spacing")))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings, (B, D), of images (B, C, *image_size) in [0, 1]."""

@@ -180,13 +180,14 @@ class ReconstructionInferer(Inferer):
         return decode(network, encode(network, inputs))
 
 
-def named_items(images: PreparedImages) -> list[dict[str, Any]]:
+def named_items(images: PreparedImages, affine: Any = None) -> list[dict[str, Any]]:
     """Return the items of a set with what MONAI's ``SaveImaged`` needs to write ``pred`` under the image's own name.
 
     The audit knows a reconstruction by the name of the image that it was made from, its folder and suffix left out.
 
     Args:
         images: the set to reconstruct.
+        affine: where the voxels of a written volume lie, (4, 4); None for pictures.
 
     Raises:
         InputError: if two images would be written under one name.
@@ -198,8 +199,9 @@ def named_items(images: PreparedImages) -> list[dict[str, Any]]:
             f"{images.images.role}: several images are named {repeated[0]}, in different folders or with different "
             "suffixes; give them different names, so that their reconstructions do not overwrite each other"
         )
+    meta = {} if affine is None else {"affine": affine}
     items = [images[index] for index in range(len(images))]
-    return [item | {"pred_meta_dict": {"filename_or_obj": _bare_name(str(item["image_id"]))}} for item in items]
+    return [item | {"pred_meta_dict": meta | {"filename_or_obj": _bare_name(str(item["image_id"]))}} for item in items]
 
 
 def _bare_name(image_id: str) -> str:

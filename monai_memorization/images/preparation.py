@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +20,42 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from monai_memorization.errors import InputError, UnreadableError
-from monai_memorization.images.reading import read_image
+from monai_memorization.images.reading import read_with_spacing
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.progress import progress
 
 PERCENTILES = (0.5, 99.5)
 LONGEST_SIDE = 64
+# a step of training on volumes of this size takes about as long as one on images of 64x64
+N_VOXELS = 20_000
 
 
 @dataclass(frozen=True)
 class Preparation:
     """How every image of an audit is prepared, whichever set it is from.
 
-    Intensities go from the image's own 0.5 and 99.5 percentile to [0, 1]; the size is reached by scaling with the
-    aspect kept, then padding with 0.
+    Intensities go from the image's own 0.5 and 99.5 percentile to [0, 1], in a volume those of each channel, since the
+    sequences of an MR examination have no common unit. The size is reached by scaling with the aspect kept, then
+    padding with 0; the aspect is that of the body where volume and set state voxel sizes, else that of the voxels.
 
     Args:
         image_size: spatial size of the result.
         channels: number of channels of the set.
+        spacing: voxel size of the set of volumes, of which only the proportions count; None where it is not known.
+        window: intensities that become 0 and 1, in place of the percentiles; for CT, in Hounsfield units.
     """
 
     image_size: tuple[int, ...]
     channels: int = 1
+    spacing: tuple[float, ...] | None = None
+    window: tuple[float, float] | None = None
 
     def __call__(self, path: Path) -> Tensor:
         """Return the prepared image of a file, (channels, *image_size), float32 in [0, 1]."""
-        return self.prepare(read_image(path), path)
+        image, spacing = read_with_spacing(path)
+        return self.prepare(image, path, spacing)
 
-    def prepare(self, image: Tensor, path: Path) -> Tensor:
+    def prepare(self, image: Tensor, path: Path, spacing: Sequence[float] | None = None) -> Tensor:
         """Return the prepared image of one already read, (C, *spatial); ``path`` names it in errors."""
         if image.dim() - 1 != len(self.image_size):
             raise InputError(
@@ -55,20 +64,30 @@ class Preparation:
             )
         if len(image) not in (1, self.channels):
             raise InputError(f"{path}: has {len(image)} channels where the training set has {self.channels}")
-        return self.fit(scale_intensities(image).expand(self.channels, *image.shape[1:]))
+        return self.fit(scale_intensities(image, self.window).expand(self.channels, *image.shape[1:]), spacing)
 
-    def fit(self, image: Tensor) -> Tensor:
+    def fit(self, image: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
         """Scale an image, (C, *spatial), to fit ``image_size`` with its aspect kept, and pad the rest with 0."""
-        if tuple(image.shape[1:]) == self.image_size:
-            return image.contiguous()
-        factor = min(target / size for target, size in zip(self.image_size, image.shape[1:], strict=True))
+        sides = list(image.shape[1:])
+        extents = _extent(sides, spacing, self.spacing)
+        factor = min(target / extent for target, extent in zip(self.image_size, extents, strict=True))
         scaled = [
-            min(target, max(1, round(size * factor)))
-            for target, size in zip(self.image_size, image.shape[1:], strict=True)
+            min(target, max(1, round(extent * factor))) for target, extent in zip(self.image_size, extents, strict=True)
         ]
+        if scaled == sides == list(self.image_size):
+            return image.contiguous()
         mode = "bilinear" if len(scaled) == 2 else "trilinear"
-        resized = Resize(scaled, mode=mode, anti_aliasing=factor < 1)(image)
+        smaller = any(new < old for new, old in zip(scaled, sides, strict=True))
+        resized = Resize(scaled, mode=mode, anti_aliasing=smaller)(image)
         return convert_to_tensor(SpatialPad(self.image_size)(resized), track_meta=False).clamp(0, 1)
+
+
+def enlarged(preparation: Preparation, longest_side: int) -> Preparation:
+    """Return the preparation of volumes whose longest side is this long, of the same proportions; flat ones stay."""
+    size = preparation.image_size
+    if len(size) == 2:
+        return preparation
+    return replace(preparation, image_size=tuple(max(1, round(side * longest_side / max(size))) for side in size))
 
 
 class PrepareImaged(MapTransform):
@@ -78,27 +97,71 @@ class PrepareImaged(MapTransform):
         keys: which items hold paths.
         image_size: as of :class:`Preparation`.
         channels: as of :class:`Preparation`.
+        spacing: as of :class:`Preparation`.
+        window: as of :class:`Preparation`.
     """
 
-    def __init__(self, keys: KeysCollection, image_size: Sequence[int], channels: int = 1) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_size: Sequence[int],
+        channels: int = 1,
+        spacing: Sequence[float] | None = None,
+        window: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(keys)
-        self.preparation = Preparation(tuple(image_size), channels)
+        self.preparation = preparation_of(image_size, channels, spacing, window)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the item with prepared images, (C, *image_size) in [0, 1]."""
         return dict(data) | {key: self.preparation(Path(data[key])) for key in self.key_iterator(data)}
 
 
-def scale_intensities(image: Tensor) -> Tensor:
-    """Bring an image, (C, *spatial), to [0, 1] by its own 0.5 and 99.5 percentile, and cut off beyond them."""
-    low, high = np.percentile(image.numpy(), PERCENTILES)
+def preparation_of(
+    image_size: Sequence[int],
+    channels: int = 1,
+    spacing: Sequence[float] | None = None,
+    window: Sequence[float] | None = None,
+) -> Preparation:
+    """Return the preparation that the keys of a config describe.
+
+    Raises:
+        InputError: if the spacing does not fit the size, or the window is empty.
+    """
+    sizes = tuple(int(side) for side in image_size)
+    if spacing is not None and (len(spacing) != len(sizes) or min(spacing) <= 0):
+        raise InputError(
+            f"spacing: found {list(spacing)}, but images of {_spell(sizes)} need {len(sizes)} voxel sizes above 0"
+        )
+    if window is not None and not (len(window) == 2 and window[0] < window[1]):
+        raise InputError(f"window: found {list(window)}; give the intensities that become 0 and 1, as [-1000, 400]")
+    return Preparation(
+        sizes,
+        channels,
+        None if spacing is None else tuple(float(size) for size in spacing),
+        None if window is None else (float(window[0]), float(window[1])),
+    )
+
+
+def scale_intensities(image: Tensor, window: tuple[float, float] | None = None) -> Tensor:
+    """Bring an image, (C, *spatial), to [0, 1] by its own 0.5 and 99.5 percentile, and cut off beyond them.
+
+    The percentiles are those of the whole image in 2D, where channels are colours, and of each channel in 3D.
+
+    Args:
+        image: the image.
+        window: intensities that become 0 and 1, in place of the percentiles.
+    """
+    if image.dim() == 4 and len(image) > 1:
+        return torch.cat([scale_intensities(channel, window) for channel in image[:, None]])
+    low, high = np.percentile(image.numpy(), PERCENTILES) if window is None else window
     if high <= low:  # nearly all of it is one value: a thin object on an empty background
         low, high = float(image.min()), float(image.max())
-    return ((image - float(low)) / float(high - low)).clamp(0, 1)
+    return ((image - float(low)) / max(float(high - low), 1e-12)).clamp(0, 1)
 
 
 def choose_preparation(images: ImageSet, longest_side: int = LONGEST_SIDE, n: int = 32) -> Preparation:
-    """Choose size and channels for a set from up to ``n`` of its images, spread evenly.
+    """Choose size, channels and spacing for a set from up to ``n`` of its images, spread evenly.
 
     Args:
         images: the training set.
@@ -106,21 +169,29 @@ def choose_preparation(images: ImageSet, longest_side: int = LONGEST_SIDE, n: in
         n: number of images looked at.
 
     Returns:
-        The median size, scaled down to ``longest_side`` with the aspect kept, and the largest number of channels.
+        The median size, scaled down with the aspect kept to ``longest_side`` and, in 3D, to ``N_VOXELS``; the largest
+        number of channels; in 3D the median of the voxel sizes that are stated.
 
     Raises:
         InputError: if images of two and of three dimensions are mixed, or none of them can be read.
     """
     step = max(1, len(images) // n)
-    shapes = [shape for path in images.paths[::step] if (shape := _shape(path)) is not None]
-    if not shapes:
+    read = [found for path in images.paths[::step] if (found := _shape_and_spacing(path)) is not None]
+    if not read:
         raise InputError(f"{images.role}: none of its images can be read, the first is {images.paths[0]}")
+    shapes = [shape for shape, _ in read]
     dimensions = Counter(len(shape) - 1 for shape in shapes)
     if len(dimensions) > 1:
         raise InputError(f"{images.role}: holds 2D and 3D images; audit them apart")
-    median = [int(np.median(sides)) for sides in zip(*(shape[1:] for shape in shapes), strict=True)]
+    spacings = [spacing for _, spacing in read if spacing is not None]
+    spacing = tuple(float(np.median(sizes)) for sizes in zip(*spacings, strict=True)) if spacings else None
+    extents = [_extent(shape[1:], own, spacing) for shape, own in read]
+    median = [int(np.median(sides)) for sides in zip(*extents, strict=True)]
     factor = min(1.0, longest_side / max(median))
-    return Preparation(tuple(max(4, round(side * factor)) for side in median), max(shape[0] for shape in shapes))
+    if len(median) == 3:
+        factor = min(factor, (N_VOXELS / math.prod(median)) ** (1 / 3))
+    size = tuple(max(4, round(side * factor)) for side in median)
+    return Preparation(size, max(shape[0] for shape in shapes), spacing)
 
 
 class PreparedImages(Dataset[dict[str, Tensor | str]]):
@@ -148,6 +219,8 @@ def prepared_images(
     channels: int = 1,
     role: str = "training",
     skip_unreadable: bool = False,
+    spacing: Sequence[float] | None = None,
+    window: Sequence[float] | None = None,
 ) -> PreparedImages:
     """Read a whole set into memory, prepared; for configs and for training.
 
@@ -157,6 +230,8 @@ def prepared_images(
         channels: number of channels.
         role: the name of the argument, for messages.
         skip_unreadable: leave out images that cannot be read.
+        spacing: voxel size of the set, as of :class:`Preparation`.
+        window: intensities that become 0 and 1, as of :class:`Preparation`.
 
     Returns:
         The data set.
@@ -165,7 +240,7 @@ def prepared_images(
         InputError: if an image cannot be read.
     """
     images = source if isinstance(source, ImageSet) else read_image_set(source, role)
-    preparation = Preparation(tuple(image_size), channels)
+    preparation = preparation_of(image_size, channels, spacing, window)
     pixels = torch.empty(len(images), channels, *image_size, dtype=torch.float16)
     read: list[int] = []
     for indices, batch in prepared_batches(images, preparation, skip_unreadable=skip_unreadable):
@@ -249,10 +324,9 @@ class _Reader(Dataset[_Item]):
     def __getitem__(self, index: int) -> _Item:
         path = self.images.paths[index]
         try:
-            image = read_image(path)
-            return _Item(
-                index, self.preparation.prepare(image, path), tuple(image.shape[1:]) != self.preparation.image_size
-            )
+            image, spacing = read_with_spacing(path)
+            scaled = tuple(image.shape[1:]) != self.preparation.image_size
+            return _Item(index, self.preparation.prepare(image, path, spacing), scaled)
         except InputError as error:
             return _Item(index, error=type(error)(str(error)))  # without the chain of causes, which may not pickle
 
@@ -267,11 +341,19 @@ def _note(error: InputError, role: str, skip_unreadable: bool, notes: Notes) -> 
     notes.unreadable.append(message)
 
 
-def _shape(path: Path) -> tuple[int, ...] | None:
+def _shape_and_spacing(path: Path) -> tuple[tuple[int, ...], tuple[float, ...] | None] | None:
     try:
-        return tuple(read_image(path).shape)
-    except InputError:
+        image, spacing = read_with_spacing(path)
+    except UnreadableError:
         return None
+    return tuple(image.shape), spacing
+
+
+def _extent(sides: Sequence[int], own: Sequence[float] | None, common: Sequence[float] | None) -> list[float]:
+    """Return the sides in voxels of the common size; as they are where one of the two sizes is unknown."""
+    if own is None or common is None:
+        return list(sides)
+    return [side * size / other for side, size, other in zip(sides, own, common, strict=True)]
 
 
 def _spell(sizes: Sequence[int]) -> str:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read one image file as it was stored: NIfTI, PNG, JPEG, NumPy, DICOM."""
+"""Read one image as it was stored: NIfTI, PNG, JPEG, NumPy, a DICOM file or the folder of a DICOM series."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,28 +15,39 @@ from PIL import Image
 from torch import Tensor
 
 from monai_memorization.errors import InputError, UnreadableError
+from monai_memorization.images.series import read_series, stored_values
 from monai_memorization.images.sets import kind
 
 MAX_CHANNELS = 4
 
 
 def read_image(path: Path) -> Tensor:
+    """Return the image of :func:`read_with_spacing` alone."""
+    return read_with_spacing(path)[0]
+
+
+def read_with_spacing(path: Path) -> tuple[Tensor, Spacing | None]:
     """Read one image as stored, in canonical orientation where the file says one.
 
     Args:
-        path: NIfTI, PNG, JPEG, NumPy or DICOM file.
+        path: NIfTI, PNG, JPEG, NumPy or DICOM file, or the folder of a DICOM series.
 
     Returns:
-        Raw intensities, (C, *spatial), float32. Equal channels, as of grey saved as RGB, are one.
+        Raw intensities, (C, *spatial), float32; equal channels, as of grey saved as RGB, are one. And the voxel sizes
+        of a volume, None where the file does not state them; the identity that converters write states nothing.
 
     Raises:
-        InputError: if the file is of an unknown kind.
+        InputError: if the file is of an unknown kind, holds many volumes, or the folder several series.
         UnreadableError: if it cannot be read, or holds NaN, infinite or constant intensities.
     """
-    if (suffix := kind(path)) is None:
+    if (suffix := kind(path)) is None and not path.is_dir():
         raise InputError(f"{path}: unknown kind of image; known are {', '.join(_READERS)}")
+    reader = _READERS[suffix] if suffix is not None else read_series
     try:
-        image = torch.from_numpy(np.ascontiguousarray(_READERS[suffix](path), dtype=np.float32))
+        array, spacing = reader(path)
+        image = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    except InputError:
+        raise
     except Exception as error:  # readers raise whatever the broken file led them into
         raise UnreadableError(f"{path}: cannot be read ({_one_line(error)})") from error
     if image.numel() == 0:
@@ -46,45 +58,63 @@ def read_image(path: Path) -> Tensor:
         raise UnreadableError(f"{path}: all values are {image.min().item():g}; a constant image cannot be compared")
     if len(image) > 1 and bool((image == image[:1]).all()):
         image = image[:1]
-    return image
+    return image, spacing if image.dim() == 4 else None
 
 
 Array = npt.NDArray[np.generic]
+Spacing = tuple[float, ...]
 
 
-def _read_picture(path: Path) -> Array:
+def _read_picture(path: Path) -> tuple[Array, None]:
     with Image.open(path) as file:
         plain = {"1": "L", "LA": "L"} | dict.fromkeys(("P", "PA", "CMYK", "RGBA", "YCbCr"), "RGB")
         array = np.asarray(file.convert(plain[file.mode]) if file.mode in plain else file)
-    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+    return (array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)), None
 
 
-def _read_nifti(path: Path) -> Array:
-    volume = nibabel.as_closest_canonical(nibabel.load(path))
+def _read_nifti(path: Path) -> tuple[Array, Spacing | None]:
+    stored: Any = nibabel.load(path)
+    volume = nibabel.as_closest_canonical(stored)
+    if len([side for side in volume.shape[3:] if side > 1]) > 1 or max(volume.shape[3:], default=1) > MAX_CHANNELS:
+        raise InputError(
+            f"{path}: is {'x'.join(map(str, volume.shape))}, a series of volumes; give one volume per file, or "
+            f"one with at most {MAX_CHANNELS} sequences as channels"
+        )
     array = np.asarray(volume.dataobj, dtype=np.float32)
-    while array.ndim > 2 and array.shape[-1] == 1:
+    while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
+    if array.ndim == 3 and 1 in array.shape:  # one slice, whichever way it lies
+        array = array.squeeze(array.shape.index(1))
     if array.ndim == 2:
-        return array.T[None]  # rows and columns, as pictures are stored
-    return array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
+        return array.T[None], None  # rows and columns, as pictures are stored
+    return (array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)), _voxel_size(stored, volume.affine)
 
 
-def _read_numpy(path: Path) -> Array:
+def _voxel_size(stored: Any, canonical: Array) -> Spacing | None:
+    """Return the voxel sizes; None for ones that no scanner states: no code says what they mean, or the identity."""
+    sizes = nibabel.affines.voxel_sizes(canonical)
+    coded = any(stored.header.get(name, 1) for name in ("qform_code", "sform_code"))
+    placeholder = np.array_equal(stored.affine, np.eye(4)) or (not coded and bool((sizes == 1).all()))
+    if placeholder or not (np.isfinite(sizes).all() and sizes.min() > 0):
+        return None
+    return tuple(float(size) for size in sizes)
+
+
+def _read_numpy(path: Path) -> tuple[Array, None]:
     array = np.load(path, allow_pickle=False)
     if array.ndim == 2 or (array.ndim == 3 and min(array.shape[0], array.shape[-1]) > MAX_CHANNELS):
-        return array[None]
+        return array[None], None
     if array.ndim in (3, 4):
-        return array if array.shape[0] <= MAX_CHANNELS else np.moveaxis(array, -1, 0)
+        return (array if array.shape[0] <= MAX_CHANNELS else np.moveaxis(array, -1, 0)), None
     raise ValueError(f"has {array.ndim} dimensions")
 
 
-def _read_dicom(path: Path) -> Array:
+def _read_dicom(path: Path) -> tuple[Array, None]:
     dataset = pydicom.dcmread(path)
-    array = dataset.pixel_array.astype(np.float32)
-    array = array * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
+    array = stored_values(dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         array = array.max() - array
-    return array[None] if dataset.SamplesPerPixel == 1 else np.moveaxis(array, -1, 0)
+    return (array[None] if dataset.SamplesPerPixel == 1 else np.moveaxis(array, -1, 0)), None
 
 
 _READERS = {

@@ -17,6 +17,7 @@ import torch
 
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
+from monai_memorization.images.series import series_folders
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class ImageSet:
 def read_image_set(source: str | Path, role: str) -> ImageSet:
     """List the images of a folder, a CSV file or a MONAI data list.
 
-    A folder is searched recursively, but for links to folders, which may form a loop. A CSV has the column ``image``
+    A folder is searched recursively, but for links to folders, which may form a loop; a folder of DICOM slices of one
+    series is one image, a volume, and so may an entry of a list be. A CSV has the column ``image``
     and optionally ``patient_id`` and ``label``; a data list (JSON) has the same keys and is read at its section
     ``role`` or at its only one. Paths are relative to the file that holds them.
 
@@ -186,14 +188,17 @@ def _from_folder(folder: Path, role: str) -> ImageSet:
         for name in names
         if not name.startswith(".")
     ]
-    found = [path for path in files if kind(path) is not None]
+    kinds = {path: kind(path) for path in files}
+    found = [path for path in files if kinds[path] is not None]
     n_ignored = len(files) - len(found)
     if found and n_ignored:
-        example = next(path for path in files if kind(path) is None)
+        example = next(path for path in files if kinds[path] is None)
         logger.warning("%s: %d files of %s are no images of a known kind, such as %s", role, n_ignored, folder, example)
     if not found:
         raise InputError(f"{role}: no image in {folder}; looked for {', '.join(SUFFIXES)} in it and its subfolders")
-    ids = sorted(path.relative_to(folder).as_posix() for path in found)
+    series = series_folders(path for path in found if kinds[path] == ".dcm")
+    images = {path.parent if kinds[path] == ".dcm" and path.parent in series else path for path in found}
+    ids = sorted(path.relative_to(folder).as_posix() for path in images)
     return ImageSet(role, tuple(ids), tuple(folder / name for name in ids), tuple(ids), None, False, n_ignored)
 
 

@@ -173,11 +173,12 @@ def _planes(pair: GalleryPair) -> list[dict[str, Any]]:
     both = zip(pictures.planes(pair.synthetic), pictures.planes(pair.training), strict=True)
     return [
         {
-            "height": synthetic.shape[1],
-            "width": synthetic.shape[2],
-            "synthetic": pictures.picture(synthetic),
-            "training": pictures.picture(training),
-            "difference": pictures.difference_picture(synthetic, training),
+            "height": synthetic.shape[2],
+            "width": synthetic.shape[3],
+            "n_slices": len(synthetic),
+            "synthetic": pictures.picture(pictures.strip(synthetic)),
+            "training": pictures.picture(pictures.strip(training)),
+            "difference": pictures.difference_picture(pictures.strip(synthetic), pictures.strip(training)),
         }
         for synthetic, training in both
     ]

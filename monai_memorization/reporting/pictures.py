@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 
 import torch
 from PIL import Image
@@ -12,6 +13,9 @@ from torch import Tensor
 
 # a difference of this much or more has full colour: smaller ones would not be seen at full scale
 DIFFERENCE_RANGE = 0.5
+# a gallery of hundreds of volumes must still open: so many slices across each axis, no side of them longer than this
+N_SLICES = 9
+LONGEST_SIDE = 48
 
 
 def planes(image: Tensor) -> list[Tensor]:
@@ -21,17 +25,26 @@ def planes(image: Tensor) -> list[Tensor]:
         image: (C, H, W) or (C, X, Y, Z). Three channels are colours; of any other number each is shown by itself.
 
     Returns:
-        Pictures (1 or 3, height, width): the image itself, or the middle slices across each axis of a volume.
+        Stacks of pictures, (n, 1 or 3, height, width): of a flat image itself, n = 1; of a volume the slices across
+        each axis, at most ``N_SLICES``, the middle one in their middle.
     """
-    slices = [image] if image.ndim == 3 else [_middle_slice(image, axis) for axis in (1, 2, 3)]
+    stacks = [image[None]] if image.ndim == 3 else [_slices(image, axis) for axis in (1, 2, 3)]
     if image.shape[0] in (1, 3):
-        return slices
-    return [channel[None] for plane in slices for channel in plane]
+        return stacks
+    return [stack[:, [channel]] for stack in stacks for channel in range(image.shape[0])]
 
 
-def _middle_slice(volume: Tensor, axis: int) -> Tensor:
+def _slices(volume: Tensor, axis: int) -> Tensor:
+    side = volume.shape[axis]
+    step, half = max(1, math.ceil(side / N_SLICES)), side // 2
+    shown = list(range(half % step, side, step))
     # canonical axes run to the right, to the front and up, pictures run down: the last of two axes becomes the height
-    return volume.select(axis, volume.shape[axis] // 2).transpose(1, 2).flip(1)
+    return volume.movedim(axis, 0)[shown].transpose(2, 3).flip(2)
+
+
+def strip(stack: Tensor) -> Tensor:
+    """Lay a stack of pictures, (n, C, H, W), one under the other: (C, n H, W)."""
+    return stack.movedim(0, 1).flatten(1, 2)
 
 
 def picture(plane: Tensor) -> str:

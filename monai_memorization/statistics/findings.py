@@ -178,8 +178,13 @@ def _measure_power(
     index = choose_plants(len(training), seed)
     index = index[~level[index].isnan()]
     if len(index) > 0:
-        size, channels = encoder.preparation.image_size, encoder.preparation.channels
-        images = prepared_images(training.images.subset(index.tolist()), size, channels).pixels.float()
+        preparation = encoder.preparation
+        images = prepared_images(
+            training.images.subset(index.tolist()),
+            preparation.image_size,
+            preparation.channels,
+            spacing=preparation.spacing,
+        ).pixels.float()
         recalls = measure_power(encoder, images, index, training.vectors, level[index], seed=seed, device=device)
     if (reconstructed := embedded.get("reconstructed_training")) is not None:
         index = torch.tensor(originals(reconstructed.images, training.images))

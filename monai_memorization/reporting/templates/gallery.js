@@ -77,6 +77,24 @@
     if (advance) go(next || (card.hidden ? visible().at(-1) : card));
   }
 
+  // pictures hold their slices one under the other: show those at a share of the way through the volume
+  function walk(card, share) {
+    for (const image of card.querySelectorAll("img")) {
+      const n = Number(image.dataset.slices);
+      image.style.transform = `translateY(${-100 * Math.min(Math.floor(share * n), n - 1) / n}%)`;
+    }
+  }
+
+  function walkBy(card, by) {
+    const slider = card && !card.hidden && card.querySelector(".walk input");
+    if (!slider) return false;
+    const n = Math.max(...[...card.querySelectorAll("img")].map((image) => Number(image.dataset.slices)));
+    const slice = Math.min(Math.max(Math.floor(Number(slider.value) * n) + by, 0), n - 1);
+    slider.value = String((slice + 0.5) / n);
+    walk(card, Number(slider.value));
+    return true;
+  }
+
   function quoted(text) {
     return /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
   }
@@ -102,6 +120,9 @@
     const button = event.target.closest(".decision button");
     if (button) decide(card, button.value, false);
   });
+  list.addEventListener("input", (event) => {
+    if (event.target.matches(".walk input")) walk(event.target.closest(".pairs > li"), Number(event.target.value));
+  });
   for (const button of filters) {
     button.addEventListener("click", () => { shown = button.value; filter(); });
   }
@@ -109,15 +130,17 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (event.target.matches("input") && key.startsWith("Arrow")) return;
     if (key === "j" || key === "ArrowRight") step(1);
     else if (key === "k" || key === "ArrowLeft") step(-1);
     else if (keys[key] && current && !current.hidden) decide(current, keys[key], true);
-    else return;
+    else if (!((key === "ArrowUp" && walkBy(current, 1)) || (key === "ArrowDown" && walkBy(current, -1)))) return;
     event.preventDefault();
   });
 
   const decisions = load();
   cards.forEach((card, i) => { if (Object.values(keys).includes(decisions[i])) mark(card, decisions[i]); });
+  for (const card of cards) walk(card, 0.5);
   count();
   filter();
 })();
