@@ -14,7 +14,7 @@ import torch
 from made_up_images import smooth_images, write_folder, write_image
 
 from monai_memorization.detector import contrastive, degradations
-from monai_memorization.detector.contrastive import nt_xent, obtain_encoder, train_encoder
+from monai_memorization.detector.contrastive import nt_xent, obtain_encoder, share_told_apart, train_encoder
 from monai_memorization.detector.embeddings import embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
 from monai_memorization.detector.neighbors import nearest
@@ -251,3 +251,19 @@ def test_encoder_of_another_version_is_trained_anew(training_folder, tmp_path, m
     (tmp_path / "model.json").write_text(json.dumps(text | {"widths": [8, 8]}))
 
     assert obtain_encoder(None, images, tmp_path).settings["widths"] != [8, 8]
+
+
+def test_trained_encoder_tells_its_images_apart_and_an_untrained_one_less(encoder, training):
+    torch.manual_seed(0)
+
+    assert share_told_apart(encoder, training.pixels) > 0.9
+    collapsed = ContrastiveEncoder((32, 32)).eval()
+    torch.nn.init.zeros_(collapsed.head.weight)
+    assert share_told_apart(collapsed, training.pixels) < 0.1
+
+
+def test_encoder_that_collapsed_is_told(training, caplog):
+    with caplog.at_level(logging.WARNING):
+        train_encoder(training, n_steps=20, learning_rate=1e5)
+
+    assert "collapsed or learned too little: of slightly changed training images it finds" in caplog.text

@@ -19,7 +19,9 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from monai_memorization.detector.embeddings import embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
+from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.views import Views
 from monai_memorization.errors import InputError
 from monai_memorization.images.preparation import PreparedImages, choose_preparation, prepared_images
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 N_STEPS = 3000
 RAMP = 0.6
+# an encoder that learned anything finds nearly all of the images behind views of this strength again
+SLIGHT = 0.1
+TOLD_APART = 0.5
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -167,7 +172,31 @@ def train_encoder(
             Events.ITERATION_COMPLETED(once=min(10, n_steps)), _tell_duration, time.perf_counter()
         )
         trainer.run()
-    return encoder.cpu().eval()
+        share = share_told_apart(encoder.cpu().eval(), images.pixels)
+    if share < TOLD_APART:
+        logger.warning(
+            "training: the encoder collapsed or learned too little: of slightly changed training images it finds "
+            "%.0f %% again. An audit with it will not see copies; train for more steps, or at a lower learning rate",
+            100 * share,
+        )
+    return encoder
+
+
+@torch.no_grad()
+def share_told_apart(encoder: ContrastiveEncoder, pixels: Tensor, n: int = 128) -> float:
+    """Return the share of training images that are nearest to a slight view of themselves, 1 / n_T after a collapse.
+
+    The loss tells less: it depends on the strength of the views, and on the batch.
+
+    Args:
+        encoder: in evaluation mode.
+        pixels: prepared training images, (n_T, C, *image_size).
+        n: number of images that are viewed, spread evenly.
+    """
+    chosen = torch.arange(len(pixels))[:: math.ceil(len(pixels) / n)]
+    training = torch.cat([embed_batch(encoder, batch.float()) for batch in pixels.split(64)])
+    views = embed_batch(encoder, Views().scaled(SLIGHT)(pixels[chosen].float()))
+    return (nearest(views, training)[1][:, 0] == chosen).double().mean().item()
 
 
 def obtain_encoder(

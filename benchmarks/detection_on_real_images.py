@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""False alarms and planted copies on real images, with an encoder that was trained on the training set.
+r"""False alarms and planted copies on real images, with an encoder that was trained on the training set.
 
 False alarms: held-out images are divided at random by patient into a validation set and a set that is audited as if it
 were synthetic, 200 times, and the flagged share is held against the level that the audit states. Planted copies: 100
-training images, each changed by two of six random degradations, among 400 untouched held-out images.
+training images, each changed by two of six random degradations, among untouched held-out images, 400 of them or half of
+a smaller set. Families: the recall of the power test, with all held-out images as the validation set. Images and
+volumes alike.
 
-    python benchmarks/detection_on_films.py --training T.csv --held-out V.csv W.csv --encoder model.pt --output OUT.json
+    python benchmarks/detection_on_real_images.py \
+        --training T.csv --held-out V.csv W.csv --encoder model.pt --output OUT.json
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,9 @@ from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.images.preparation import prepared_images
 from monai_memorization.images.sets import ImageSet, read_image_set
-from monai_memorization.statistics.conformal import alpha_attained, attained_rank, copy_candidates
+from monai_memorization.statistics.conformal import alpha_attained, attained_rank, copy_candidates, threshold
 from monai_memorization.statistics.paper_protocol import calibrate_tau, mem_null_rate
+from monai_memorization.statistics.power import choose_plants, measure_power, summarize_power
 
 N_DIVISIONS = 200
 ALPHA = 0.05
@@ -54,6 +58,7 @@ def main() -> None:
         "n_held_out": sum(map(len, held_out)),
         "false_alarms": _false_alarms(training, held_out, rng),
         "planted_copies": _planted_copies(encoder, training, held_out, rng, options.seed),
+        "families": _families(encoder, training, held_out, options.seed),
     }
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
@@ -66,6 +71,7 @@ def _false_alarms(training: Embeddings, held_out: list[Embeddings], rng: random.
     similarity = nearest(vectors, training.vectors)[0][:, 0]
     n = len(images)
     sizes = {"n_S = n_V": (n // 2, n // 2), "n_S = 4 n_V": (n // 5, 4 * (n // 5)), "60 patients": (60, n - 60)}
+    sizes = {name: size for name, size in sizes.items() if min(size) >= 20}
     return [_cell(name, similarity, vectors, training.vectors, *size, rng) for name, size in sizes.items()]
 
 
@@ -109,26 +115,40 @@ def _planted_copies(
     images = _first_of_patient(held_out)
     rng.shuffle(images)
     vectors = torch.cat([e.vectors for e in held_out])
-    untouched, validation = images[:N_UNTOUCHED], images[N_UNTOUCHED:]
-    chosen = rng.sample(range(len(training)), N_PLANTED)
+    n_untouched, n_planted = min(N_UNTOUCHED, len(images) // 2), min(N_PLANTED, len(training))
+    untouched, validation = images[:n_untouched], images[n_untouched:]
+    chosen = rng.sample(range(len(training)), n_planted)
     originals = _pixels(training.images.subset(chosen), encoder)
     torch.manual_seed(seed)
     copies = torch.cat([_change(original[None], rng) for original in originals])
     planted = embed_batch(encoder, degradations.rescale(copies))
     similarity, match = (c[:, 0] for c in nearest(torch.cat([planted, vectors[untouched]]), training.vectors))
     reference = nearest(vectors[validation], training.vectors)[0][:, 0]
-    right = match[:N_PLANTED] == torch.tensor(chosen)
+    right = match[:n_planted] == torch.tensor(chosen)
     result: dict[str, Any] = {
-        "n_planted": N_PLANTED,
-        "n_untouched": N_UNTOUCHED,
+        "n_planted": n_planted,
+        "n_untouched": n_untouched,
         "n_validation": len(validation),
         "right_training_image_nearest": int(right.sum()),
     }
     for alpha in (0.05, 0.01):
         flagged = copy_candidates(reference, similarity, alpha, len(validation))
-        result[f"found_with_right_image_at_{alpha}"] = int((flagged[:N_PLANTED] & right).sum())
-        result[f"untouched_flagged_at_{alpha}"] = int(flagged[N_PLANTED:].sum())
+        result[f"found_with_right_image_at_{alpha}"] = int((flagged[:n_planted] & right).sum())
+        result[f"untouched_flagged_at_{alpha}"] = int(flagged[n_planted:].sum())
     return result
+
+
+def _families(
+    encoder: ContrastiveEncoder, training: Embeddings, held_out: list[Embeddings], seed: int
+) -> dict[str, Any]:
+    """Recall of each family at alpha, all held-out images being the validation set."""
+    images = _first_of_patient(held_out)
+    similarity = nearest(torch.cat([e.vectors for e in held_out])[images], training.vectors)[0][:, 0]
+    level = threshold(similarity, ALPHA, len(images))
+    index = choose_plants(len(training), seed, len(training))
+    pixels = _pixels(training.images.subset(index.tolist()), encoder)
+    recalls = measure_power(encoder, pixels, index, training.vectors, torch.full((len(index),), level), seed=seed)
+    return {"summary": asdict(summarize_power(recalls)), "cells": [asdict(recall) for recall in recalls]}
 
 
 def _change(image: Tensor, rng: random.Random) -> Tensor:
@@ -157,7 +177,10 @@ def _first_of_patient(sets: list[Embeddings]) -> list[int]:
 def _pixels(images: ImageSet, encoder: ContrastiveEncoder) -> Tensor:
     preparation = encoder.preparation
     return prepared_images(
-        replace(images, role="training"), preparation.image_size, preparation.channels
+        replace(images, role="training"),
+        preparation.image_size,
+        preparation.channels,
+        spacing=preparation.spacing,
     ).pixels.float()
 
 
