@@ -168,6 +168,17 @@ def test_only_a_clean_verdict_says_what_would_have_been_noticed(tmp_path):
     assert "2.1 %" not in Page(written(report, tmp_path)).text
 
 
+def test_clean_verdict_says_which_conditions_it_met(tmp_path):
+    report = without_figures(no_copies_found())
+    report["power_summary"]["working_recall"], report["controls"]["gap_auc"] = 0.93, 0.71
+    text = Page(written(report, tmp_path)).text.replace("\N{NO-BREAK SPACE}", " ")
+
+    assert "400 validation patients (at least 19 needed); 93 % of planted copies found (at least 80 % needed)" in text
+    assert "a gap AUC of 0.71 (at most 0.90 allowed)" in text
+    report["verdict"] |= {"status": "inconclusive", "reasons": ["synthetic_differs"]}
+    assert "Nothing points to copies" not in Page(written(report, tmp_path)).text
+
+
 def said(report: dict[str, Any], folder: Path) -> str:
     return Page(written(report, folder)).text.replace("\N{NO-BREAK SPACE}", " ")
 

@@ -11,7 +11,12 @@ import pytest
 import torch
 from report_examples import EXAMPLES, HOSTILE
 
-from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
+from monai_memorization.reporting.pages import (
+    GalleryPair,
+    write_comparison_page,
+    write_gallery_page,
+    write_report_page,
+)
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[test]'")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -151,6 +156,21 @@ def test_report_fits_the_screen(name, viewport, reports, page):
 
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     assert page.locator("h2#verdict").is_visible()
+
+
+@pytest.mark.parametrize(
+    "viewport", [DESKTOP, PHONE, {"width": 360, "height": 640}], ids=["desktop", "phone", "small phone"]
+)
+@pytest.mark.parametrize("names", [("copies_found", "hostile"), ("labels_on_reconstructions", "all_null")])
+def test_comparison_fits_the_screen_and_can_be_read(names, viewport, page, tmp_path):
+    write_comparison_page(*(EXAMPLES[name]() for name in names), tmp_path / "compare.html")
+    page.set_viewport_size(viewport)
+    page.goto((tmp_path / "compare.html").as_uri())
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    assert page.evaluate(LEAST_CONTRAST)["contrast"] >= 4.5
+    assert [text for text in page.evaluate(FIGURE_TEXTS) if not text["inside"] or text["size"] < 10] == []
+    assert page.title() == "Two memorization audits compared"
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from monai_memorization.reporting.formats import NO_BREAK, count, percent, plain, points_interval, say, words
-from monai_memorization.reporting.quantities import QUANTITIES, Cell, Report
+from monai_memorization.reporting.quantities import QUANTITIES, Entry, Report
 from monai_memorization.reporting.sentences import calibration_role
 from monai_memorization.statistics.conformal import Stratum
 from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
@@ -29,8 +29,8 @@ class Row:
 
     name: str
     term: str
-    before: Cell
-    after: Cell
+    before: Entry
+    after: Entry
     difference: str | None = None
 
 
@@ -125,10 +125,10 @@ def recalls(before: Report, after: Report) -> list[Row]:
     rows = []
     for group, name in groups.items():
         cells = [_recalls_of(report, group) for report in (before, after)]
-        first, second = (Cell(percent(report["power_summary"][group]), "mean") for report in (before, after))
+        first, second = (Entry(percent(report["power_summary"][group]), "mean") for report in (before, after))
         rows.append(Row(name, "recall", first, second))
         for family in dict.fromkeys(name for of_report in cells for name in of_report):
-            first, second = (Cell(percent(of_report.get(family)), None) for of_report in cells)
+            first, second = (Entry(percent(of_report.get(family)), None) for of_report in cells)
             rows.append(Row(words(family), "", first, second))
     return rows
 

@@ -20,7 +20,7 @@ from monai_memorization.reporting.sentences import false_alarms_expected
 Report = Mapping[str, Any]
 
 
-class Cell(NamedTuple):
+class Entry(NamedTuple):
     """A value of one report, and its interval or what it would be by chance."""
 
     value: str | None
@@ -32,7 +32,7 @@ class Quantity(NamedTuple):
 
     name: str
     term: str
-    cell: Callable[[Report], Cell]
+    cell: Callable[[Report], Entry]
 
 
 def _share(part: str, rate: str, whole: str) -> Callable[[Report], str | None]:
@@ -64,55 +64,55 @@ QUANTITIES: dict[str, list[Quantity]] = {
         Quantity(
             "Copy candidates",
             "copy candidate",
-            lambda r: Cell(_CANDIDATES(r), say("{} would be by chance", count(false_alarms_expected(r)))),
+            lambda r: Entry(_CANDIDATES(r), say("{} would be by chance", count(false_alarms_expected(r)))),
         ),
         Quantity(
             "Copy rate, at least",
             "copy rate",
-            lambda r: Cell(percent(r["calibrated"]["copy_rate"]), percent_interval(r["calibrated"]["copy_rate_ci"])),
+            lambda r: Entry(percent(r["calibrated"]["copy_rate"]), percent_interval(r["calibrated"]["copy_rate_ci"])),
         ),
         Quantity(
             "Copy rate, corrected for overlooked copies",
             "copy rate at power",
-            lambda r: Cell(percent(r["calibrated"]["copy_rate_at_power"]), "estimate"),
+            lambda r: Entry(percent(r["calibrated"]["copy_rate_at_power"]), "estimate"),
         ),
         Quantity(
             "Copy rate that would have been noticed",
             "noticeable copy rate",
             lambda r: (
-                Cell(percent(r["verdict"]["noticeable_rate"]), "")
+                Entry(percent(r["verdict"]["noticeable_rate"]), "")
                 if r["verdict"]["status"] == "no_copies_found"
-                else Cell("not stated", "as the verdict is not clean")
+                else Entry("not stated", "as the verdict is not clean")
             ),
         ),
         Quantity(
             "FDR list",
             "FDR list",
-            lambda r: Cell(_LISTED(r), say("at most {} false on average", percent(r["calibrated"]["fdr"]["q"]))),
+            lambda r: Entry(_LISTED(r), say("at most {} false on average", percent(r["calibrated"]["fdr"]["q"]))),
         ),
         Quantity(
             "Near-identical pairs",
             "near-identical pair",
-            lambda r: Cell(count(r["calibrated"]["n_near_identical"]), "none expected by chance"),
+            lambda r: Entry(count(r["calibrated"]["n_near_identical"]), "none expected by chance"),
         ),
     ],
     "Training images given back": [
         Quantity(
             "Training images matched by a copy candidate",
             "memorized training image",
-            lambda r: Cell(
+            lambda r: Entry(
                 _MATCHED(r), say("{} expected from false alarms", count(r["calibrated"]["n_mem_expected_false"]))
             ),
         ),
         Quantity(
             "Share of the training set memorized",
             "memorized training image",
-            lambda r: Cell(percent(r["calibrated"]["mem_rate"]), "false alarms taken off"),
+            lambda r: Entry(percent(r["calibrated"]["mem_rate"]), "false alarms taken off"),
         ),
         Quantity(
             "Training images matched by the FDR list",
             "FDR list",
-            lambda r: Cell(
+            lambda r: Entry(
                 count(r["calibrated"]["fdr"]["n_mem"]),
                 say("{} expected from false alarms", count(r["calibrated"]["fdr"]["n_mem_expected_false"])),
             ),
@@ -120,34 +120,34 @@ QUANTITIES: dict[str, list[Quantity]] = {
         Quantity(
             "Least number memorized by the generator",
             "least number memorized",
-            lambda r: Cell(count(r["calibrated"]["n_mem_total_bound"]), "lower bound, on average"),
+            lambda r: Entry(count(r["calibrated"]["n_mem_total_bound"]), "lower bound, on average"),
         ),
     ],
     "How the flag is set": [
         Quantity(
             "False-alarm level attained",
             "false-alarm rate",
-            lambda r: Cell(
+            lambda r: Entry(
                 percent(r["calibrated"]["alpha_attained"]), percent_interval(r["calibrated"]["false_alarm_rate_ci"])
             ),
         ),
-        Quantity("Threshold", "threshold", lambda r: Cell(similarity(r["calibrated"]["threshold"]), "similarity")),
+        Quantity("Threshold", "threshold", lambda r: Entry(similarity(r["calibrated"]["threshold"]), "similarity")),
         Quantity(
             "Recall of planted copies",
             "recall",
-            lambda r: Cell(percent(r["power_summary"]["working_recall"]), "the lower of the two means below"),
+            lambda r: Entry(percent(r["power_summary"]["working_recall"]), "the lower of the two means below"),
         ),
     ],
     "Controls": [
         Quantity(
             "Gap between synthetic and calibration images",
             "gap AUC",
-            lambda r: Cell(decimal(r["controls"]["gap_auc"]), decimal_interval(r["controls"]["gap_auc_ci"])),
+            lambda r: Entry(decimal(r["controls"]["gap_auc"]), decimal_interval(r["controls"]["gap_auc_ci"])),
         ),
         Quantity(
             "Nearest real image is a training image",
             "nearest-in-training share",
-            lambda r: Cell(
+            lambda r: Entry(
                 percent(r["controls"]["nearest_in_training"]),
                 say("{} of held-out real images", percent(r["controls"]["nearest_in_training_real"])),
             ),
@@ -157,20 +157,20 @@ QUANTITIES: dict[str, list[Quantity]] = {
         Quantity(
             "Training images memorized, N_mem",
             "paper protocol",
-            lambda r: Cell(_N_MEM(r), say("{} if nothing were copied", percent(r["paper_protocol"]["mem_null_rate"]))),
+            lambda r: Entry(_N_MEM(r), say("{} if nothing were copied", percent(r["paper_protocol"]["mem_null_rate"]))),
         ),
         Quantity(
             "Synthetic images that are copies, N_copies",
             "null rate",
-            lambda r: Cell(
+            lambda r: Entry(
                 _N_COPIES(r), say("{} if nothing were copied", percent(r["paper_protocol"]["copy_null_rate"]))
             ),
         ),
         Quantity(
             "Share memorized at matched sizes",
             "size-matched rate",
-            lambda r: Cell(percent(r["paper_protocol"]["mem_rate_matched"]), "about 5 % if nothing were copied"),
+            lambda r: Entry(percent(r["paper_protocol"]["mem_rate_matched"]), "about 5 % if nothing were copied"),
         ),
-        Quantity("Threshold τ", "tau", lambda r: Cell(similarity(r["paper_protocol"]["tau"]), "similarity")),
+        Quantity("Threshold τ", "tau", lambda r: Entry(similarity(r["paper_protocol"]["tau"]), "similarity")),
     ],
 }
