@@ -190,8 +190,11 @@ def _similarity(query: Tensor, reference: Tensor, i: Tensor, j: Tensor) -> Tenso
 def _nearest_of_block(query: Tensor, blocks: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
     """`nearest` for a block of standardized query rows."""
     maxima = torch.stack([torch.mm(query, block.T).amax(dim=1) for block in blocks], dim=1)
-    # fewer blocks than neighbours: every block is looked at
-    floor = maxima.topk(k, dim=1).values[:, -1] if k <= len(blocks) else torch.full_like(maxima[:, 0], -2.0)
+    if k > len(blocks):  # too few maxima: the largest k of each block bound the k-th largest of all as well
+        largest = [torch.mm(query, block.T).topk(min(k, len(block)), dim=1).values for block in blocks]
+        floor = torch.cat(largest, dim=1).topk(k, dim=1).values[:, -1]
+    else:
+        floor = maxima.topk(k, dim=1).values[:, -1]
     floor = floor - _tolerance(query.shape[1])
     block_of, row_of = (maxima >= floor[:, None]).T.nonzero(as_tuple=True)
     visited, n_rows = block_of.unique_consecutive(return_counts=True)
