@@ -258,6 +258,7 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
             "encoder": {
                 "image_size": [64, 64],
                 "channels": 1,
+                "spacing": None,
                 "embedding_size": 128,
                 "widths": [32, 64, 128, 256],
                 "training_steps": 4000,
