@@ -455,7 +455,7 @@ def test_real_images_fill_the_range(shared_data, name):
         assert type(image) is torch.Tensor
         # scaling down averages thin bright structures away
         scaled = tuple(read_image(path).shape[1:]) != preparation.image_size
-        assert (image.min().item(), image.max().item()) == pytest.approx((0, 1), abs=0.1 if scaled else 1e-5)
+        assert (image.min().item(), image.max().item()) == pytest.approx((0, 1), abs=0.15 if scaled else 1e-5)
         assert 0.02 < image.mean() < 0.98
 
 
