@@ -189,13 +189,12 @@ def _similarity(query: Tensor, reference: Tensor, i: Tensor, j: Tensor) -> Tenso
 
 def _nearest_of_block(query: Tensor, blocks: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
     """`nearest` for a block of standardized query rows."""
-    maxima = torch.stack([torch.mm(query, block.T).amax(dim=1) for block in blocks], dim=1)
-    if k > len(blocks):  # too few maxima: the largest k of each block bound the k-th largest of all as well
+    if k <= len(blocks):
+        bounds = maxima = torch.stack([torch.mm(query, block.T).amax(dim=1) for block in blocks], dim=1)
+    else:  # too few maxima: the largest k of each block bound the k-th largest of all as well
         largest = [torch.mm(query, block.T).topk(min(k, len(block)), dim=1).values for block in blocks]
-        floor = torch.cat(largest, dim=1).topk(k, dim=1).values[:, -1]
-    else:
-        floor = maxima.topk(k, dim=1).values[:, -1]
-    floor = floor - _tolerance(query.shape[1])
+        bounds, maxima = torch.cat(largest, dim=1), torch.stack([values[:, 0] for values in largest], dim=1)
+    floor = bounds.topk(k, dim=1).values[:, -1] - _tolerance(query.shape[1])
     block_of, row_of = (maxima >= floor[:, None]).T.nonzero(as_tuple=True)
     visited, n_rows = block_of.unique_consecutive(return_counts=True)
     similarity = query.new_full((len(query), k), -torch.inf)

@@ -92,7 +92,9 @@ def measure(
     calibration = embedded.get("reconstructed_validation", validation)
     alpha, q, seed = settings["alpha"], settings["q"], settings["seed"]
     with timed(seconds, "search"):
-        validation_similarity = nearest(calibration.vectors, training.vectors)[0][:, 0]
+        validation_similarity, validation_match = (
+            column[:, 0] for column in nearest(calibration.vectors, training.vectors)
+        )
         similarity, match = (column[:, 0] for column in nearest(synthetic.vectors, training.vectors))
         identical = near_identical(synthetic, training, encoder.preparation)[1]
     strata = stratify(
@@ -129,7 +131,7 @@ def measure(
         reconstructed=settings["reconstructed"],
         has_patient_ids=training.images.has_patients and calibration.images.has_patients,
     )
-    accumulation = _accumulation(match, flags, calibration, training, validation_similarity, thresholds)
+    accumulation = _accumulation(match, flags, calibration, validation_similarity, validation_match, thresholds)
     return Findings(
         similarity,
         match,
@@ -224,15 +226,14 @@ def _accumulation(
     match: Tensor,
     flags: Flags,
     calibration: Embeddings,
-    training: Embeddings,
     validation_similarity: Tensor,
+    validation_match: Tensor,
     thresholds: Mapping[str | None, float],
 ) -> dict[str, Any]:
     """Count training images matched as images are drawn, by candidates and by as many false ones of validation."""
-    false_match = nearest(calibration.vectors, training.vectors)[1][:, 0]
     drawn, matched = accumulation_curve(match, flags.copy_candidate)
     false_drawn, false_matched = accumulation_curve(
-        false_match, validation_similarity > _own_thresholds(calibration.images, thresholds)
+        validation_match, validation_similarity > _own_thresholds(calibration.images, thresholds)
     )
     common = drawn[drawn <= len(calibration)]
     return {
