@@ -6,7 +6,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +14,7 @@ import yaml
 
 from monai_memorization.errors import InputError
 from monai_memorization.reporting.formats import NO_BREAK, count, decimal, percent
+from monai_memorization.reporting.quantities import look_up
 from monai_memorization.reporting.reading import read_report
 from monai_memorization.reporting.sentences import VERDICTS, calibration_role, fewest_patients, is_labelled
 
@@ -150,7 +150,7 @@ def _complete(content: Mapping[Any, Any], source: str) -> dict[str, Any]:
             raise InputError(f"{source}: unknown clause {name}; {meant}")
         if limit is not None and not _CLAUSES[name].kind.accepts(limit):
             raise InputError(f"{source}: {name}: found {limit!r}; give {_CLAUSES[name].kind.wanted}, or null for off")
-    limits = {**yaml.safe_load(default_policy()), **content}
+    limits = read_policy() | dict(content)
     if all(limit is None for limit in limits.values()):
         raise InputError(f"{source}: switches every clause off, so that any report would pass; ask for something")
     return limits
@@ -205,16 +205,12 @@ class _Rule(NamedTuple):
 
 def _most(kind: _Kind, place: str, otherwise: Result) -> _Rule:
     """Ask that the value at a place of the report, `section.key`, is at most the limit."""
-    return _Rule(kind, lambda report, limit: _bound(kind, _look_up(report, place), limit, otherwise, least=False))
+    return _Rule(kind, lambda report, limit: _bound(kind, look_up(report, place), limit, otherwise, least=False))
 
 
 def _least(kind: _Kind, place: str, otherwise: Result) -> _Rule:
     """Ask that the value at a place of the report is at least the limit."""
-    return _Rule(kind, lambda report, limit: _bound(kind, _look_up(report, place), limit, otherwise, least=True))
-
-
-def _look_up(report: Mapping[str, Any], place: str) -> Any:
-    return reduce(lambda holder, key: holder[key], place.split("."), report)
+    return _Rule(kind, lambda report, limit: _bound(kind, look_up(report, place), limit, otherwise, least=True))
 
 
 def _bound(kind: _Kind, value: Any, limit: Any, otherwise: Result, *, least: bool) -> _Found:

@@ -34,6 +34,7 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
     power = report.get("power") or []
     recalls = _recalls(power, report.get("power_summary") or {})
     role = sentences.calibration_role(report)
+    reconstructed = role == "reconstructed_validation"
     page = environment().get_template("report.html.j2")
     html = page.render(
         report=report,
@@ -45,13 +46,13 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
         limits=sentences.limits(report),
         by_chance=sentences.false_alarms_expected(report),
         calibration=report["sets"][role],
-        reconstructed=role == "reconstructed_validation",
+        reconstructed=reconstructed,
         labelled=sentences.is_labelled(report),
         weakest=sentences.fewest_patients(report),
         patients_needed=n_patients_needed(report["calibrated"]["alpha"]),
         recall_needed=RECALL_NEEDED,
         gap_allowed=GAP_ALLOWED,
-        figures=_figures(report, "reconstructed" if role == "reconstructed_validation" else "validation"),
+        figures=_figures(report, "reconstructed" if reconstructed else "validation"),
         recalls=recalls,
         n_planted=_n_planted(power),
         n_levels=max((len(cells) for group in recalls for cells in group["families"].values()), default=0),

@@ -35,21 +35,22 @@ class Quantity(NamedTuple):
     cell: Callable[[Report], Entry]
 
 
-def _share(part: str, rate: str, whole: str) -> Callable[[Report], str | None]:
-    """Write `12 of 1,000 (1.2 %)` from three places of a report, each `section.key`."""
-
-    def written(report: Report) -> str | None:
-        rates = say(" ({})", percent(_look_up(report, rate))) if rate else ""
-        return say("{} of {}{}", count(_look_up(report, part)), count(_look_up(report, whole)), rates)
-
-    return written
-
-
-def _look_up(report: Report, place: str) -> Any:
+def look_up(report: Report, place: str) -> Any:
+    """Return the value at a place of a report, `section.key`."""
     value: Any = report
     for key in place.split("."):
         value = value[key]
     return value
+
+
+def _share(part: str, rate: str, whole: str) -> Callable[[Report], str | None]:
+    """Write `12 of 1,000 (1.2 %)` from three places of a report, each `section.key`."""
+
+    def written(report: Report) -> str | None:
+        rates = say(" ({})", percent(look_up(report, rate))) if rate else ""
+        return say("{} of {}{}", count(look_up(report, part)), count(look_up(report, whole)), rates)
+
+    return written
 
 
 _N_TRAINING, _N_SYNTHETIC = "sets.training.n_images", "sets.synthetic.n_images"
