@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from made_up_images import smooth_images, write_folder
+from monai.utils import set_determinism
 
 from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
@@ -42,3 +45,12 @@ def encoder_file(training_folder, tmp_path_factory) -> Path:
 def encoder(encoder_file) -> ContrastiveEncoder:
     """The small encoder, a fresh copy for each test."""
     return load_encoder(encoder_file)
+
+
+@pytest.fixture
+def unchanged_process() -> Iterator[None]:
+    """Undo what the configs of a bundle and its logging.conf set for the whole process."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers, logging.root.level = handlers, level
+    set_determinism(None)

@@ -7,7 +7,6 @@ import csv
 import importlib
 import inspect
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -19,13 +18,14 @@ import monai.bundle
 import pytest
 import torch
 from made_up_images import smooth_images, write_folder
-from monai.utils import set_determinism
 
 from monai_memorization.auditing import audit
 from monai_memorization.detector.contrastive import N_STEPS, ContrastiveTrainer
 from monai_memorization.detector.embeddings import embed
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
 from monai_memorization.images.sets import read_image_set
+
+pytestmark = pytest.mark.usefixtures("unchanged_process")
 
 BUNDLE = Path(__file__).parent.parent / "bundles" / "memorization_audit"
 SHORT = {"max_epochs": 1, "epoch_length": 3, "logging_file": False}
@@ -35,15 +35,6 @@ SHORT = {"max_epochs": 1, "epoch_length": 3, "logging_file": False}
 def bundle(tmp_path) -> Path:
     """A copy of the bundle, to write into."""
     return Path(shutil.copytree(BUNDLE, tmp_path / "bundles" / BUNDLE.name))
-
-
-@pytest.fixture(autouse=True)
-def unchanged_process():
-    """Undo what train.json and logging.conf set for the whole process."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers, logging.root.level = handlers, level
-    set_determinism(None)
 
 
 def config(bundle: Path, name: str) -> str:

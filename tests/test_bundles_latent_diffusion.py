@@ -21,13 +21,14 @@ import pytest
 import torch
 import yaml
 from made_up_images import smooth_images, write_folder
-from monai.utils import set_determinism
 from small_generators import SMALL
 
 from monai_memorization.errors import InputError
 from monai_memorization.generation.latents import LatentDiffusionUNet
 from monai_memorization.images.preparation import prepared_images
 from monai_memorization.images.reading import read_image
+
+pytestmark = pytest.mark.usefixtures("unchanged_process")
 
 TRAINING = ("train_autoencoder", "train_diffusion")
 CONFIGS = (*TRAINING, "inference", "reconstruct")
@@ -36,15 +37,6 @@ SMALL_ATTENTION = {"diffusion_channels": [64, 64, 64], "diffusion_attention": [F
 STEPS = {"autoencoder_steps": 3, "diffusion_steps": 3, "autoencoder_batch_size": 16, "diffusion_batch_size": 16}
 # fewer steps than MONAI's scheduler strides over exactly: enough to see that images are drawn
 DRAWING = {"denoising_steps": 4, "batch_size": 3}
-
-
-@pytest.fixture(autouse=True)
-def unchanged_process():
-    """Undo what the configs set for the whole process."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers, logging.root.level = handlers, level
-    set_determinism(None)
 
 
 @dataclass(frozen=True)
@@ -96,14 +88,6 @@ def bundle(request, training_folder, tmp_path_factory) -> Bundle:
 def models(bundle, tmp_path_factory) -> Path:
     """Weights of both networks after three steps, and of the diffusion model after two."""
     return bundle.train(tmp_path_factory.mktemp("models"), save_interval=2)
-
-
-@pytest.fixture
-def volume_bundle(bundle, models) -> tuple[Bundle, Path]:
-    """The 3D bundle and its small models, for what only volumes have."""
-    if len(bundle.image_size) != 3:
-        pytest.skip("pictures have no voxel size and no window")
-    return bundle, models
 
 
 def same_weights(first: Path, second: Path) -> bool:
@@ -253,15 +237,16 @@ def test_networks_fit_the_size_of_every_data_preset(bundle):
         assert all(side % 2**halvings == 0 for side in image_size), preset
 
 
-def test_volumes_are_written_with_the_voxel_size_that_was_given(volume_bundle, tmp_path):
-    bundle, models = volume_bundle
+# pictures have no voxel size and no window
+@pytest.mark.parametrize("bundle", ["3d"], indirect=True)
+def test_volumes_are_written_with_the_voxel_size_that_was_given(bundle, models, tmp_path):
     bundle.run("inference", model_dir=models, output_dir=tmp_path, n_images=1, spacing=[0.7, 0.7, 3.0])
     affine = nibabel.load(tmp_path / "000000.nii.gz").affine
     np.testing.assert_allclose(affine, np.diag([0.7, 0.7, 3.0, 1.0]), rtol=1e-6)
 
 
-def test_window_reaches_the_training(volume_bundle, tmp_path):
-    bundle, models = volume_bundle
+@pytest.mark.parametrize("bundle", ["3d"], indirect=True)
+def test_window_reaches_the_training(bundle, models, tmp_path):
     bundle.run("train_autoencoder", training=bundle.training_folder, output_dir=tmp_path, window=[0.2, 0.6])
     assert not same_weights(tmp_path / "autoencoder.pt", models / "autoencoder.pt")
 
