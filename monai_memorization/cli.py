@@ -55,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     auditor.add_argument(
         "--reconstructed-validation", type=Path, help="the validation images through the generator's autoencoder"
     )
+    auditor.add_argument(
+        "--monitoring", type=Path, help="monitoring.csv of a watched training; its validation patients are left out"
+    )
     auditor.add_argument("--alpha", type=float, default=0.05, help="level of the copy candidates (default: 0.05)")
     auditor.add_argument("--q", type=float, default=0.05, help="level of the FDR list (default: 0.05)")
     auditor.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from monai_memorization.errors import InputError
+from monai_memorization.images.monitored import leave_out_monitored
 from monai_memorization.images.sets import ImageSet, check_disjoint, read_image_set
 
 
@@ -17,6 +18,7 @@ def read_roles(
     validation: str | Path | None,
     synthetic: str | Path | None,
     reconstructed_validation: str | Path | None,
+    monitoring: str | Path | None = None,
 ) -> dict[str, ImageSet]:
     """List the sets of an audit.
 
@@ -25,6 +27,7 @@ def read_roles(
         validation: source of the validation set; None is refused with what to do.
         synthetic: source of the synthetic set.
         reconstructed_validation: source of the reconstructions, named after the validation images; or None.
+        monitoring: monitoring.csv of the training, whose patients are left out of the validation set; or None.
 
     Returns:
         The sets by the names of these arguments.
@@ -47,7 +50,7 @@ def read_roles(
     if reconstructed_validation is not None:
         reconstructed = read_image_set(reconstructed_validation, "reconstructed_validation")
         sets["reconstructed_validation"] = _name_after(reconstructed, sets["validation"])
-    return sets
+    return sets if monitoring is None else leave_out_monitored(sets, monitoring)
 
 
 def check_identical(training: ImageSet, validation: ImageSet, digests: Sequence[str], others: Sequence[str]) -> None:
