@@ -8,7 +8,8 @@ The flow, and where it is:
     statistics   paper protocol, calibrated protocol, gap, power, verdict: functions on plain tensors
     reporting    report.json and its tables, report.html, gallery.html
     auditing     audit(): all of it in one call
-    generation   train and sample latent diffusion models
+    generation   train latent diffusion models, draw images from any generator
+    handlers     the audit within a training
     demo, cli    the command line
 
 Public names are imported when they are first used, as MONAI takes seconds to load.
