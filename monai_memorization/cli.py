@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from monai_memorization.errors import InputError
 from monai_memorization.images.sets import read_image_set, split, write_image_set
+from monai_memorization.injection import inject
 from monai_memorization.reporting.sentences import verdict_line
 from monai_memorization.version import __version__
 
@@ -65,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     auditor.add_argument("--gallery", action="store_true", help="write gallery.html, which shows patient images")
     auditor.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
     auditor.set_defaults(command=_audit)
+
+    injector = commands.add_parser("inject", help="write the config that watches the training of a MONAI bundle")
+    injector.add_argument("bundle_dir", type=Path, help="folder of the bundle; nothing in it is changed or run")
+    injector.add_argument("--output", type=Path, required=True, help="YAML file to write")
+    injector.set_defaults(command=_inject)
     return main_parser
 
 
@@ -102,6 +108,16 @@ def _audit(output_dir: Path, **options: Any) -> None:
     report = audit(output_dir=output_dir, **options)
     print(verdict_line(report))
     print(f"Report: {output_dir / 'report.html'}")
+
+
+def _inject(bundle_dir: Path, output: Path) -> None:
+    found = inject(bundle_dir, output)
+    print(f"{bundle_dir}: {found.family}, trained by {' and '.join(found.configs)}")
+    for line in found.missing:
+        print(f"Not found: {line}")
+    for path in found.files:
+        print(f"{path}: lay it over the configs of the bundle as the comment in it shows")
+    print("Configs are code: MONAI executes them. Do so only with a bundle that you trust.")
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ class MemorizationHandler:
         for name, number in (("interval", interval), ("n_images", n_images), ("batch_size", batch_size)):
             if number < 1:
                 raise InputError(f"{name}: found {number}, but must be at least 1")
-        if copy_rate_limit is not None and not 0 <= copy_rate_limit < 1:
+        if copy_rate_limit is not None and not 0 <= copy_rate_limit <= 1:
             raise InputError(f"copy_rate_limit: found {copy_rate_limit}, but must lie between 0 and 1, such as 0.05")
         if not 0 < monitoring_share <= 1:
             raise InputError(f"monitoring_share: found {monitoring_share}, but must be above 0 and at most 1")

@@ -55,6 +55,34 @@ def export_images(dataset: Dataset[Any], folder: Path, role: str, key: str = "im
     return table
 
 
+def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
+    """Return the transforms of a training without the random ones, for configs.
+
+    Args:
+        transform: transforms of the data set that a generator is trained on.
+        crop: takes the place of a random crop.
+
+    Returns:
+        The transforms, in their order.
+
+    Raises:
+        InputError: if there is a random crop and nothing to take its place: images would be of another size than those
+            that the generator sees.
+    """
+    steps: list[Any] = []
+    for step in (transform if isinstance(transform, Compose) else Compose([transform])).flatten().transforms:
+        if not isinstance(step, Randomizable):
+            steps.append(step)
+        elif "Crop" in type(step).__name__:
+            if crop is None:
+                raise InputError(
+                    f"transforms: {type(step).__name__} cuts at random what the generator is trained on; give a fixed "
+                    "crop in its place, or one that cuts the image into all such parts"
+                )
+            steps.append(crop)
+    return Compose(steps)
+
+
 def _save(image: npt.NDArray[np.float32], path: Path) -> None:
     """Write an image, unless it is there: an encoder is kept as long as the files of its training set are untouched."""
     if not path.is_file() or not np.array_equal(np.load(path), image):
