@@ -220,7 +220,7 @@ def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
     if handlers is None or handlers == "$None":
         return {key: "@memorization#handlers"}
     if isinstance(handlers, list):  # written down where they are used: nothing to refer to
-        return {key: ["@memorization#handlers#0", *handlers]}
+        return {key: ["@memorization#handlers#0", "@memorization#handlers#1", *handlers]}
     expression = str(handlers).lstrip("$").strip()
     return {key: f"$@memorization#handlers + {expression}"}
 

@@ -8,10 +8,19 @@ import pytest
 import torch
 from made_up_images import smooth_images, write_folder
 from monai.data import CacheDataset, Dataset
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandFlipd, ScaleIntensityd, SplitDimd
+from monai.transforms import (
+    CenterSpatialCropd,
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    RandFlipd,
+    RandSpatialCropd,
+    ScaleIntensityd,
+    SplitDimd,
+)
 
 from monai_memorization.errors import InputError
-from monai_memorization.images.export import export_images
+from monai_memorization.images.export import export_images, fixed_transforms
 from monai_memorization.images.sets import read_image_set
 
 # MONAI's LoadImage makes every reader it knows, and this one says that a library of NVIDIA is missing
@@ -61,6 +70,21 @@ def test_untouched_images_are_not_written_again(tmp_path):
     assert second.patient_ids == ("0", "1", "2")
     changed = [path.stat().st_mtime_ns != time for path, time in zip(second.paths, times, strict=True)]
     assert changed == [False, True, False]
+
+
+def test_random_transforms_are_left_out_and_not_touched():
+    flip, crop = RandFlipd("image", prob=0.5), RandSpatialCropd("image", (4, 4))
+    training = Compose([ScaleIntensityd("image"), Compose([flip]), crop]).set_random_state(3)
+    expected = [flip.R.get_state()[1].tolist(), crop.R.get_state()[1].tolist()]
+    center = CenterSpatialCropd("image", (4, 4))
+
+    fixed = fixed_transforms(training, center)
+
+    assert fixed.transforms == (training.transforms[0], center)
+    assert [step.R.get_state()[1].tolist() for step in (flip, crop)] == expected
+    assert fixed_transforms(flip).transforms == ()
+    with pytest.raises(InputError, match=r"transforms: RandSpatialCropd cuts at random .*; give a fixed crop"):
+        fixed_transforms(training)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class LatentSamplingInferer(Inferer):
         self.scheduler = deterministic(scheduler)
         if hasattr(self.scheduler, "clip_sample"):  # MONAI's default, which is meant for images in [-1, 1]
             self.scheduler.clip_sample = False  # type: ignore[assignment]
-        self.scale_factor = float(scale_factor)
+        self.scale_factor = float(torch.as_tensor(scale_factor).detach())
         self.n_steps = n_steps
         self.mode = mode
 

@@ -70,7 +70,7 @@ def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
             that the generator sees.
     """
     steps: list[Any] = []
-    for step in (transform if isinstance(transform, Compose) else Compose([transform])).flatten().transforms:
+    for step in _steps(transform):
         if not isinstance(step, Randomizable):
             steps.append(step)
         elif "Crop" in type(step).__name__:
@@ -81,6 +81,13 @@ def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
                 )
             steps.append(crop)
     return Compose(steps)
+
+
+def _steps(transform: Any) -> list[Any]:
+    """List the transforms within transforms; MONAI's flatten() would give the random ones new random states."""
+    if type(transform) is Compose:
+        return [step for part in transform.transforms for step in _steps(part)]
+    return [transform]
 
 
 def _save(image: npt.NDArray[np.float32], path: Path) -> None:
@@ -106,9 +113,8 @@ def _source(parts: list[Any], index: int) -> str:
 
 def _refuse_random(dataset: Dataset[Any], role: str) -> None:
     """Reading a data set with random transforms moves their random state on, and with it the training that uses it."""
-    transform = getattr(dataset, "transform", None)
-    transforms = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
-    random = sorted({type(step).__name__ for step in transforms if isinstance(step, Randomizable)})
+    steps = _steps(getattr(dataset, "transform", None))
+    random = sorted({type(step).__name__ for step in steps if isinstance(step, Randomizable)})
     if random:
         raise InputError(
             f"{role}: the transforms of the data set are random ({', '.join(random)}); give one of its own without them"
