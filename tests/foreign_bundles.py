@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from ignite.engine import Engine, Events
+from made_up_images import smooth_images
 from monai.engines import SupervisedTrainer
 from torch import nn
+
+from monai_memorization.generation.sampling import Sampler
 
 LOAD: list[dict[str, Any]] = [
     {"_target_": "LoadImaged", "keys": "image", "reader": "PILReader"},
@@ -77,6 +81,21 @@ class MetricsRecorder:
     def __call__(self, engine: Engine) -> None:
         self.lines.append(engine.state.metrics | {"epoch": engine.state.epoch})
         (self.folder / f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(self.lines))
+
+
+class CopyingSampler:
+    """Draws with another sampler, but returns a training image for each even seed."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        # MONAI reads pictures transposed, so that is how the generator sees them
+        self.training = smooth_images(40, seed=1)[:, None].transpose(2, 3)
+
+    def __call__(self, seeds: Sequence[int]) -> torch.Tensor:
+        images = self.sampler(seeds)
+        return torch.stack(
+            [self.training[seed % 40] if seed % 2 == 0 else image for seed, image in zip(seeds, images, strict=True)]
+        )
 
 
 def latent_diffusion(folder: Path, images: Path) -> Path:
@@ -157,7 +176,14 @@ def latent_diffusion(folder: Path, images: Path) -> Path:
     write(
         folder,
         "multi_gpu_train_diffusion.json",
-        MULTI_GPU | {"train#trainer#train_handlers": "$@train#handlers[: -1 if dist.get_rank() > 0 else None]"},
+        MULTI_GPU
+        | {
+            "train#trainer#train_handlers": "$@train#handlers[: -1 if dist.get_rank() > 0 else None]",
+            "diffusion": {
+                "_target_": "torch.nn.parallel.DistributedDataParallel",
+                "module": "$@network_def.to(@device)",
+            },
+        },
     )
     return folder
 
