@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 from made_up_images import smooth_images, write_folder
 
+from monai_memorization.detector import contrastive
 from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
 from monai_memorization.images.preparation import prepared_images
@@ -42,3 +44,9 @@ def encoder_file(training_folder, tmp_path_factory) -> Path:
 def encoder(encoder_file) -> ContrastiveEncoder:
     """The small encoder, a fresh copy for each test."""
     return load_encoder(encoder_file)
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Train encoders for three steps in place of minutes."""
+    monkeypatch.setattr(contrastive, "train_encoder", partial(train_encoder, n_steps=3))

@@ -21,8 +21,6 @@ from monai.transforms import RandGaussianNoised
 from torch import Tensor, nn
 
 from monai_memorization.auditing import audit
-from monai_memorization.detector import contrastive
-from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.errors import InputError
 from monai_memorization.handlers import FIRST_SEED, EncoderTrainingHandler, MemorizationHandler
@@ -188,12 +186,6 @@ def test_an_encoder_trained_in_between_does_not_change_the_training_either(
     assert watched == trained == alone
     for folder in ("watch", "detector"):
         assert load_encoder(tmp_path / folder / "encoder" / "model.pt").training_steps == 3
-
-
-@pytest.fixture
-def few_steps(monkeypatch):
-    """Train encoders for three steps in place of minutes."""
-    monkeypatch.setattr(contrastive, "train_encoder", partial(train_encoder, n_steps=3))
 
 
 def test_kept_encoder_is_used_again(handler, tmp_path, few_steps):

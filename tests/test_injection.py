@@ -237,3 +237,19 @@ def test_nothing_of_a_bundle_is_executed(tmp_path):
     trainer = {"_target_": "GanTrainer", "g_network": code, "latent_shape": code, "train_handlers": code} | LOADER
     inject(written(tmp_path, train={"imports": [code], "trainer": trainer, "device": code}), tmp_path / "out.yaml")
     assert not canary.exists()
+
+
+def test_example_of_the_readme_watches_a_bundle(training_folder, validation, tmp_path, monkeypatch, caplog, few_steps):
+    readme = (TESTS.parent / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", readme, re.S)
+    assert len(text.splitlines()) <= 22
+    (command,) = re.findall(r"python -m monai.bundle run training --config_file \"(.*?)\" --validation IMAGES", readme)
+    assert command == "['configs/train.yaml','watch.yaml']"
+    bundle = foreign_bundles.pixel_diffusion(tmp_path / "bundle", training_folder)
+    (bundle / "watch.yaml").write_text(text)
+    monkeypatch.chdir(bundle)
+
+    run(caplog, bundle, ["train.yaml"], bundle / "watch.yaml", validation=str(validation))
+
+    assert len(pd.read_csv(bundle / "memorization" / "monitoring.csv")) == 20
+    assert any("copy_rate" in record.getMessage() for record in caplog.records if record.name == "foreign")
