@@ -9,7 +9,8 @@ The flow, and where it is:
     reporting    report.json and its tables, report.html, gallery.html
     auditing     audit(): all of it in one call
     gating       gate(): does a report meet a policy?
-    generation   train and sample latent diffusion models
+    generation   train latent diffusion models, draw images from any generator
+    handlers     the audit within a training
     demo, cli    the command line
 
 Public names are imported when they are first used, as MONAI takes seconds to load.

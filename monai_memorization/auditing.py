@@ -36,6 +36,7 @@ def audit(
     encoder: str | Path | None = None,
     reconstructed_validation: str | Path | None = None,
     reconstructed_training: str | Path | None = None,
+    monitoring: str | Path | None = None,
     alpha: float = 0.05,
     q: float = 0.05,
     seed: int = 0,
@@ -59,6 +60,8 @@ def audit(
             audit is then calibrated on them.
         reconstructed_training: training images, all or some, through the generator's autoencoder, under the same names;
             planted as copies in the power test.
+        monitoring: monitoring.csv of a training that was watched with MemorizationHandler; the validation patients that
+            steered it are left out.
         alpha: level of the copy candidates, in (0, 1).
         q: level of the FDR list, in (0, 1).
         seed: of everything random.
@@ -76,11 +79,14 @@ def audit(
     check_seed(seed)
     settings: dict[str, Any] = {"alpha": alpha, "q": q, "seed": seed, "device": choose_device(device)}
     settings |= {"skip_unreadable": skip_unreadable, "reconstructed": reconstructed_validation is not None}
+    settings["monitored_left_out"] = monitoring is not None
     output, seconds = Path(output_dir), dict[str, float]()
     for name in ("alpha", "q"):
         if not 0 < settings[name] < 1:
             raise InputError(f"{name}: found {settings[name]}, but must lie between 0 and 1, for example 0.05")
-    sets = read_roles(training, validation, synthetic, reconstructed_validation, reconstructed_training)
+    sets = read_roles(
+        training, validation, synthetic, reconstructed_validation, reconstructed_training, monitoring=monitoring
+    )
     calibration = sets.get("reconstructed_validation", sets["validation"])
     # refuses labels that cannot be calibrated, and a folder that cannot be written, before minutes of training
     stratify(calibration.patient_ids, len(sets["synthetic"]), calibration.labels, sets["synthetic"].labels)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from monai_memorization.errors import InputError
 from monai_memorization.images.sets import read_image_set, split, write_image_set
+from monai_memorization.injection import inject
 from monai_memorization.reporting.sentences import verdict_line
 from monai_memorization.version import __version__
 
@@ -65,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="training images, all or some, through the generator's autoencoder: copies that the audit has to find",
     )
+    auditor.add_argument(
+        "--monitoring", type=Path, help="monitoring.csv of a watched training; its validation patients are left out"
+    )
     auditor.add_argument("--alpha", type=float, default=0.05, help="level of the copy candidates (default: 0.05)")
     auditor.add_argument("--q", type=float, default=0.05, help="level of the FDR list (default: 0.05)")
     auditor.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
@@ -84,6 +88,10 @@ def parser() -> argparse.ArgumentParser:
     comparer.add_argument("after", type=Path, help="report.json of the other, or its folder")
     comparer.add_argument("--output-dir", type=Path, required=True, help="folder for compare.html")
     comparer.set_defaults(command=_compare)
+    injector = commands.add_parser("inject", help="write the config that watches the training of a MONAI bundle")
+    injector.add_argument("bundle_dir", type=Path, help="folder of the bundle; nothing in it is changed or run")
+    injector.add_argument("--output", type=Path, required=True, help="YAML file to write")
+    injector.set_defaults(command=_inject)
     return main_parser
 
 
@@ -146,6 +154,16 @@ def _compare(before: Path, after: Path, output_dir: Path) -> None:
 
     write_comparison_page(read_report(before), read_report(after), output_dir / "compare.html")
     print(f"Comparison: {output_dir / 'compare.html'}")
+
+
+def _inject(bundle_dir: Path, output: Path) -> None:
+    found = inject(bundle_dir, output)
+    print(f"{bundle_dir}: {found.family}, trained by {' and '.join(found.configs)}")
+    for line in found.missing:
+        print(f"Not found: {line}")
+    for path in found.files:
+        print(f"{path}: lay it over the configs of the bundle as the comment in it shows")
+    print("Configs are code: MONAI executes them. Do so only with a bundle that you trust.")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from made_up_images import smooth_images, write_folder
 from monai.utils import set_determinism
 
+from monai_memorization.detector import contrastive
 from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
 from monai_memorization.images.preparation import prepared_images
@@ -54,3 +56,9 @@ def unchanged_process() -> Iterator[None]:
     yield
     logging.root.handlers, logging.root.level = handlers, level
     set_determinism(None)
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Train encoders for three steps in place of minutes."""
+    monkeypatch.setattr(contrastive, "train_encoder", partial(train_encoder, n_steps=3))

@@ -42,20 +42,20 @@ def small_autoencoder(spatial_dims: int = 2, seed: int = 0) -> AutoencoderKL:
     ).eval()
 
 
-def small_diffusion(spatial_dims: int = 2, seed: int = 0) -> LatentDiffusionUNet:
+def small_diffusion(spatial_dims: int = 2, seed: int = 0, **settings: object) -> LatentDiffusionUNet:
     """Return a diffusion model of 3 latent channels whose output is not the zero that MONAI starts with."""
     torch.manual_seed(seed)
-    network = LatentDiffusionUNet(
-        spatial_dims,
-        in_channels=3,
-        out_channels=3,
-        channels=(8, 16),
-        num_res_blocks=(1, 1),
-        attention_levels=(False, True),
-        norm_num_groups=2,
-        num_head_channels=8,
-        include_fc=False,
-    ).eval()
+    defaults = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "channels": (8, 16),
+        "num_res_blocks": (1, 1),
+        "attention_levels": (False, True),
+        "norm_num_groups": 2,
+        "num_head_channels": 8,
+        "include_fc": False,
+    }
+    network = LatentDiffusionUNet(spatial_dims, **(defaults | settings)).eval()
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)

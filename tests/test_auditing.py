@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import shutil
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,6 @@ import torch
 from made_up_images import smooth_images, write_csv, write_folder, write_image
 
 from monai_memorization.auditing import audit, choose_device
-from monai_memorization.detector import contrastive
-from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import ContrastiveEncoder, save_encoder
 from monai_memorization.errors import InputError
 from monai_memorization.images.reading import read_image
@@ -77,12 +74,6 @@ def audited(given, encoder_file, tmp_path_factory):
     """Report and folder of one audit with everything that it writes."""
     output = tmp_path_factory.mktemp("audited") / "out"
     return audit(**given, output_dir=output, encoder=encoder_file, gallery=True), output
-
-
-@pytest.fixture
-def few_steps(monkeypatch):
-    """Train for three steps in place of minutes."""
-    monkeypatch.setattr(contrastive, "train_encoder", partial(train_encoder, n_steps=3))
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

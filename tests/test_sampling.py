@@ -5,10 +5,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.inferers import VQVAETransformerInferer
+from monai.networks.nets import VQVAE, DecoderOnlyTransformer, Generator
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler, RFlowScheduler
+from monai.utils.ordering import Ordering
 from small_generators import ddim_scheduler, small_autoencoder, small_diffusion
 from torch import nn
 
-from monai_memorization.generation.sampling import LatentDiffusionSampler, LatentSamplingInferer, noise
+from monai_memorization.generation.denoising import deterministic
+from monai_memorization.generation.sampling import (
+    FunctionSampler,
+    GeneratorSampler,
+    LatentDiffusionSampler,
+    LatentSamplingInferer,
+    PixelDiffusionSampler,
+    Sampler,
+    choose_conditions,
+    noise,
+    unwrap,
+)
 
 LATENTS = [(3, 8, 8), (3, 4, 4, 4)]
 
@@ -19,25 +34,161 @@ def sampler(latent_shape: tuple[int, ...], scale_factor: float = 1.0) -> LatentD
     return LatentDiffusionSampler(*networks, ddim_scheduler(), latent_shape, scale_factor)
 
 
-@pytest.mark.parametrize("latent_shape", LATENTS)
-def test_batch_size_does_not_matter(latent_shape):
-    draw = sampler(latent_shape)
-    together = draw(range(7))
-    assert together.shape == (7, 1, *(2 * side for side in latent_shape[1:]))
-    one_by_one = torch.cat([draw([seed]) for seed in range(7)])
-    torch.testing.assert_close(together, one_by_one, atol=1e-4, rtol=0)
+def transformer_sampler() -> FunctionSampler:
+    """VQ-VAE and transformer of MONAI, whose sampling is random throughout."""
+    torch.manual_seed(0)
+    autoencoder = VQVAE(
+        2,
+        in_channels=1,
+        out_channels=1,
+        channels=(4, 4),
+        num_res_layers=1,
+        num_res_channels=(4, 4),
+        downsample_parameters=((2, 4, 1, 1),) * 2,
+        upsample_parameters=((2, 4, 1, 1, 0),) * 2,
+        num_embeddings=8,
+        embedding_dim=4,
+    ).eval()
+    transformer = DecoderOnlyTransformer(9, 16, attn_layers_dim=8, attn_layers_depth=1, attn_layers_heads=2).eval()
+    order = Ordering("raster_scan", 2, (1, 4, 4))
+
+    def draw(n: int, seed: int) -> torch.Tensor:
+        start = 8 * torch.ones(n, 1)
+        inferer = VQVAETransformerInferer()
+        return inferer.sample((4, 4), start, autoencoder, transformer, order, verbose=False)
+
+    return FunctionSampler(draw, value_range=(-1, 1))
 
 
-@pytest.mark.parametrize("latent_shape", LATENTS)
-def test_seeds_decide_the_image(latent_shape):
-    draw = sampler(latent_shape)
+def conditional(**settings: object) -> torch.nn.Module:
+    return small_diffusion(with_conditioning=True, cross_attention_dim=2, **settings)
+
+
+def gan(seed: int = 0) -> nn.Module:
+    """Generator with batch normalisation, which mixes the images of a batch unless it is in evaluation mode."""
+    torch.manual_seed(seed)
+    return Generator(6, (4, 4, 4), (4, 1), (2, 2), norm="BATCH", num_res_units=0).train()
+
+
+CONDITIONS = torch.eye(2)[torch.tensor([0, 0, 0, 1])][:, None]
+SCHEDULE = {"num_train_timesteps": 1000, "schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0195}
+
+
+def ddpm_scheduler() -> DDPMScheduler:
+    """Of velocity: with that of noise, an untrained network makes large differences out of rounding errors."""
+    return DDPMScheduler(**SCHEDULE, prediction_type="v_prediction")
+
+
+SAMPLERS = {
+    "latent 2D": lambda: sampler((3, 8, 8)),
+    "latent 3D": lambda: sampler((3, 4, 4, 4)),
+    "latent flow": lambda: LatentDiffusionSampler(
+        small_autoencoder(), small_diffusion(), RFlowScheduler(use_timestep_transform=True, spatial_dim=2), (3, 8, 8)
+    ),
+    "DDPM": lambda: PixelDiffusionSampler(small_diffusion(), ddpm_scheduler(), (3, 16, 16)),
+    "PNDM": lambda: PixelDiffusionSampler(small_diffusion(), PNDMScheduler(**SCHEDULE), (3, 16, 16), 20),
+    "flow 3D": lambda: PixelDiffusionSampler(small_diffusion(3), RFlowScheduler(), (3, 8, 8, 8), 10, (-1, 1)),
+    "conditional": lambda: PixelDiffusionSampler(
+        conditional(), ddpm_scheduler(), (3, 16, 16), 20, conditions=CONDITIONS
+    ),
+    "GAN": lambda: GeneratorSampler(gan(), 6, (-2, 2)),
+    "transformer": transformer_sampler,
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_image_depends_on_its_seed_alone(name):
+    draw: Sampler = SAMPLERS[name]()
     torch.manual_seed(5)  # which has no part in it
-    first = draw([3, 4])
-    torch.manual_seed(6)
-    assert torch.equal(draw([3, 4]), first)
-    assert not torch.allclose(first[0], first[1], atol=0.01)
-    assert first.min() >= 0
-    assert first.max() <= 1
+    together = draw(range(5))
+    state = torch.get_rng_state()
+
+    one_by_one = torch.cat([draw([seed]) for seed in range(5)])
+    torch.testing.assert_close(together, one_by_one, atol=1e-4, rtol=0)
+    torch.testing.assert_close(together[[4, 2]], draw([4, 2]), atol=1e-4, rtol=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (together[0] - together[1]).abs().max() > 0.01
+    assert together.min() >= 0
+    assert together.max() <= 1
+
+
+def test_latent_images_have_the_size_of_the_decoder():
+    for latent_shape in LATENTS:
+        assert sampler(latent_shape)([0]).shape == (1, 1, *(2 * side for side in latent_shape[1:]))
+
+
+def test_conditions_are_drawn_as_often_as_in_training():
+    drawn = choose_conditions(range(2000), CONDITIONS)
+    assert drawn.shape == (2000, 1, 2)
+    assert drawn[:, 0, 1].mean().item() == pytest.approx(0.25, abs=0.04)
+    # and have nothing to do with the noise
+    both = torch.stack([drawn[:, 0, 1], noise(range(2000), (1,))[:, 0]])
+    assert torch.corrcoef(both)[0, 1].abs() < 0.08
+
+
+@pytest.mark.parametrize("mode", ["crossattn", "concat"])
+def test_condition_reaches_the_network(mode):
+    network = conditional() if mode == "crossattn" else small_diffusion(in_channels=4)
+    images = []
+    for value in (0.0, 3.0):
+        condition = torch.full((1, 1, 2) if mode == "crossattn" else (1, 1, 16, 16), value)
+        images.append(
+            PixelDiffusionSampler(network, ddim_scheduler(), (3, 16, 16), 20, (-3, 3), condition, mode)(range(2))
+        )
+    assert (images[0] - images[1]).abs().max() > 1e-3
+
+
+def test_value_range_is_brought_to_zero_to_one():
+    class Linear(nn.Linear):
+        def forward(self, codes):
+            return codes[:, None, :, None] * 2
+
+    network = Linear(1, 1)
+    codes = noise(range(4), (3,))[:, None, :, None] * 2
+    expected = ((codes + 1) / 4).clamp(0, 1)
+    torch.testing.assert_close(GeneratorSampler(network, (3,), (-1, 3))(range(4)), expected)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_schedule_of_ddpm_becomes_that_of_ddim(prediction):
+    settings = SCHEDULE | {"prediction_type": prediction, "clip_sample_min": -2.0, "clip_sample_max": 2.0}
+    network, before = small_diffusion(), DDPMScheduler(**settings)
+    images = [
+        PixelDiffusionSampler(network, scheduler, (3, 16, 16), 20, (-2, 2))(range(2))
+        for scheduler in (before, DDIMScheduler(**settings))
+    ]
+    assert torch.equal(*images)
+    assert torch.equal(before.timesteps, DDPMScheduler(**settings).timesteps)
+    assert isinstance(deterministic(before), DDIMScheduler)
+
+
+def test_latents_are_not_clipped_even_where_the_schedule_says_so():
+    clipping = DDPMScheduler(**SCHEDULE, clip_sample=True)
+    networks = small_autoencoder(), small_diffusion()
+    images = [LatentDiffusionSampler(*networks, s, (3, 8, 8))([0]) for s in (clipping, ddim_scheduler())]
+    assert torch.equal(*images)
+
+
+def test_flow_ends_at_the_image_that_its_velocity_points_to():
+    image = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    class Velocity(nn.Linear):
+        def forward(self, x, timesteps, context=None):
+            return (image - x) / (timesteps / 1000)
+
+    drawn = PixelDiffusionSampler(Velocity(1, 1), RFlowScheduler(), (1, 8, 8), n_steps=25)([0, 1])
+    torch.testing.assert_close(drawn, image.expand_as(drawn), atol=1e-4, rtol=0)
+
+
+def test_network_is_taken_out_of_its_distributed_wrapper():
+    network = nn.Linear(1, 1)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(network)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert unwrap(wrapped) is network
+    assert unwrap(network) is network
 
 
 def test_noise_is_standard_normal_and_differs_between_seeds():

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw images from a generative model, one seed per image."""
+"""Draw images from a generative model, one seed per image.
+
+An image depends on its seed alone, not on those it is drawn together with nor on the process that draws it. So nothing
+random may be added on the way from the noise to the image: diffusion models are sampled with deterministic steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-from monai.inferers import DiffusionInferer, Inferer
+from monai.inferers import Inferer
 from monai.networks.schedulers import Scheduler
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
+from monai_memorization.generation.denoising import denoise, deterministic
 from monai_memorization.generation.latents import decode
 
 
@@ -36,41 +40,67 @@ def noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
+def choose_conditions(seeds: Sequence[int], conditions: Tensor) -> Tensor:
+    """Choose the condition of each image by its seed, as often as they occur in training.
+
+    Args:
+        seeds: n of them.
+        conditions: those of the training images, (m, ...).
+
+    Returns:
+        (n, ...).
+    """
+    # a stream of its own: the noise is drawn from the seed itself
+    generators = (torch.Generator().manual_seed(2**40 + seed) for seed in seeds)
+    return conditions[[int(torch.randint(len(conditions), (), generator=generator)) for generator in generators]]
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """Return the network within DistributedDataParallel, which would talk to the other processes at each call."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
 class LatentSamplingInferer(Inferer):
     """Turn latent noise into images: denoise, divide by the scale factor, decode.
 
-    With a DDIM scheduler the result depends on the noise alone: nothing random is added on the way. In MONAI 1.6 the
-    scheduler's stride is 1000 // n_steps; with 50 steps or more it is exact to one step of the noise schedule.
-
     Args:
         autoencoder: a trained ``AutoencoderKL``.
-        scheduler: noise schedule that the network was trained with, ``clip_sample`` false; copied, since it is changed.
+        scheduler: noise schedule that the network was trained with; copied. Latents are never clipped.
         scale_factor: what latents were multiplied with in training.
         n_steps: number of denoising steps.
+        mode: how a condition is given, "crossattn" or "concat".
     """
 
     def __init__(
-        self, autoencoder: nn.Module, scheduler: Scheduler, scale_factor: float | Tensor = 1.0, n_steps: int = 50
+        self,
+        autoencoder: nn.Module,
+        scheduler: Scheduler,
+        scale_factor: float | Tensor = 1.0,
+        n_steps: int = 50,
+        mode: str = "crossattn",
     ) -> None:
-        self.autoencoder = autoencoder
-        self.scheduler = deepcopy(scheduler)
-        self.scheduler.set_timesteps(n_steps)  # type: ignore[operator]
-        self.scale_factor = float(scale_factor)
+        self.autoencoder = unwrap(autoencoder)
+        self.scheduler = deterministic(scheduler)
+        if hasattr(self.scheduler, "clip_sample"):  # MONAI's default, which is meant for images in [-1, 1]
+            self.scheduler.clip_sample = False  # type: ignore[assignment]
+        self.scale_factor = float(torch.as_tensor(scale_factor).detach())
+        self.n_steps = n_steps
+        self.mode = mode
 
-    def __call__(self, inputs: Tensor, network: nn.Module) -> Tensor:  # type: ignore[override]
+    def __call__(self, inputs: Tensor, network: nn.Module, conditioning: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Return images, (n, C, *spatial) in [0, 1].
 
         Args:
             inputs: standard normal noise, (n, C, *latent).
             network: the diffusion model.
+            conditioning: (n, ...), or None.
         """
-        with eval_mode(network):
-            latents = DiffusionInferer(self.scheduler).sample(inputs, network, verbose=False)  # type: ignore[arg-type]
-        return decode(self.autoencoder, torch.as_tensor(latents) / self.scale_factor)
+        latents = denoise(inputs, network, self.scheduler, self.n_steps, conditioning, self.mode)
+        return decode(self.autoencoder, latents / self.scale_factor)
 
 
 class LatentDiffusionSampler:
-    """A sampler of a latent diffusion model; see LatentSamplingInferer.
+    """Draw from a latent diffusion model or latent rectified flow; see LatentSamplingInferer.
 
     Args:
         autoencoder: a trained ``AutoencoderKL``.
@@ -79,6 +109,8 @@ class LatentDiffusionSampler:
         latent_shape: (C, *latent).
         scale_factor: what latents were multiplied with in training.
         n_steps: number of denoising steps.
+        conditions: those of the training images, (m, ...), for a conditional model; drawn as often as they occur.
+        mode: how a condition is given, "crossattn" or "concat".
     """
 
     def __init__(
@@ -89,12 +121,113 @@ class LatentDiffusionSampler:
         latent_shape: Sequence[int],
         scale_factor: float | Tensor = 1.0,
         n_steps: int = 50,
+        conditions: Tensor | None = None,
+        mode: str = "crossattn",
     ) -> None:
-        self.inferer = LatentSamplingInferer(autoencoder, scheduler, scale_factor, n_steps)
-        self.diffusion = diffusion
+        self.inferer = LatentSamplingInferer(autoencoder, scheduler, scale_factor, n_steps, mode)
+        self.diffusion = unwrap(diffusion)
         self.latent_shape = tuple(latent_shape)
+        self.conditions = conditions
 
     def __call__(self, seeds: Sequence[int]) -> Tensor:
         """Draw one image per seed, (n, C, *spatial) in [0, 1], all of them in one batch."""
-        device = next(self.diffusion.parameters()).device
-        return self.inferer(noise(seeds, self.latent_shape).to(device), self.diffusion)
+        return self.inferer(*_inputs(seeds, self.diffusion, self.latent_shape, self.conditions))
+
+
+class PixelDiffusionSampler:
+    """Draw from a diffusion model or rectified flow on images themselves.
+
+    Args:
+        network: the network that predicts noise, velocity or image.
+        scheduler: noise schedule that it was trained with; copied.
+        image_shape: (C, *spatial).
+        n_steps: number of denoising steps.
+        value_range: of the images that it was trained on; brought to [0, 1].
+        conditions: those of the training images, (m, ...), for a conditional model; drawn as often as they occur.
+        mode: how a condition is given, "crossattn" or "concat".
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scheduler: Scheduler,
+        image_shape: Sequence[int],
+        n_steps: int = 50,
+        value_range: Sequence[float] = (0.0, 1.0),
+        conditions: Tensor | None = None,
+        mode: str = "crossattn",
+    ) -> None:
+        self.network = unwrap(network)
+        self.scheduler = deterministic(scheduler)
+        self.image_shape = tuple(image_shape)
+        self.n_steps = n_steps
+        self.value_range = value_range
+        self.conditions = conditions
+        self.mode = mode
+
+    def __call__(self, seeds: Sequence[int]) -> Tensor:
+        """Draw one image per seed, (n, C, *spatial) in [0, 1], all of them in one batch."""
+        inputs, network, conditioning = _inputs(seeds, self.network, self.image_shape, self.conditions)
+        return _scale(denoise(inputs, network, self.scheduler, self.n_steps, conditioning, self.mode), self.value_range)
+
+
+class GeneratorSampler:
+    """Draw from a generator that maps a latent code to an image, as in a GAN.
+
+    Args:
+        network: the generator.
+        latent_shape: of a code, a number for a vector.
+        value_range: of the images that it was trained on; brought to [0, 1].
+    """
+
+    def __init__(
+        self, network: nn.Module, latent_shape: int | Sequence[int], value_range: Sequence[float] = (0.0, 1.0)
+    ) -> None:
+        self.network = unwrap(network)
+        self.latent_shape = (latent_shape,) if isinstance(latent_shape, int) else tuple(latent_shape)
+        self.value_range = value_range
+
+    def __call__(self, seeds: Sequence[int]) -> Tensor:
+        """Draw one image per seed, (n, C, *spatial) in [0, 1], all of them in one batch."""
+        codes, network, _ = _inputs(seeds, self.network, self.latent_shape, None)
+        with eval_mode(network):
+            return _scale(network(codes), self.value_range)
+
+
+class FunctionSampler:
+    """Draw with any function of a number and a seed: VQ-VAE with transformer, MAISI, a model outside MONAI.
+
+    It is called for one image at a time, with torch's random state set to the seed and restored afterwards: slow, but
+    an image then has a seed of its own whatever the function does.
+
+    Args:
+        function: called with n = 1 and the seed; returns a batch, (1, C, *spatial).
+        value_range: of the images that it returns; brought to [0, 1].
+    """
+
+    def __init__(self, function: Callable[[int, int], Tensor], value_range: Sequence[float] = (0.0, 1.0)) -> None:
+        self.function = function
+        self.value_range = value_range
+
+    def __call__(self, seeds: Sequence[int]) -> Tensor:
+        """Draw one image per seed, (n, C, *spatial) in [0, 1]."""
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        images = []
+        with torch.random.fork_rng(gpus), torch.no_grad():
+            for seed in seeds:
+                torch.manual_seed(seed)
+                images.append(torch.as_tensor(self.function(1, seed)))
+        return _scale(torch.cat(images), self.value_range)
+
+
+def _inputs(
+    seeds: Sequence[int], network: nn.Module, shape: Sequence[int], conditions: Tensor | None
+) -> tuple[Tensor, nn.Module, Tensor | None]:
+    device = next(network.parameters()).device
+    conditioning = None if conditions is None else choose_conditions(seeds, conditions).to(device)
+    return noise(seeds, shape).to(device), network, conditioning
+
+
+def _scale(images: Tensor, value_range: Sequence[float]) -> Tensor:
+    low, high = value_range
+    return ((images - low) / (high - low)).clamp(0, 1)

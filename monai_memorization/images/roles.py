@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from monai_memorization.errors import InputError
+from monai_memorization.images.monitored import leave_out_monitored
 from monai_memorization.images.sets import ImageSet, check_disjoint, read_image_set
 
 
@@ -17,6 +18,7 @@ def read_roles(
     synthetic: str | Path | None,
     reconstructed_validation: str | Path | None = None,
     reconstructed_training: str | Path | None = None,
+    monitoring: str | Path | None = None,
 ) -> dict[str, ImageSet]:
     """List the sets of an audit.
 
@@ -26,6 +28,7 @@ def read_roles(
         synthetic: source of the synthetic set.
         reconstructed_validation: source of reconstructions, named after the validation images; of all of them.
         reconstructed_training: source of reconstructions, named after the training images; of all or some of them.
+        monitoring: monitoring.csv of the training, whose patients are left out of the validation set; or None.
 
     Returns:
         The sets by the names of these arguments.
@@ -49,7 +52,7 @@ def read_roles(
         if source is not None:
             reconstructed = read_image_set(source, f"reconstructed_{role}")
             sets[reconstructed.role] = _name_after(reconstructed, sets[role], whole=role == "validation")
-    return sets
+    return sets if monitoring is None else leave_out_monitored(sets, monitoring)
 
 
 def originals(reconstructed: ImageSet, images: ImageSet) -> list[int]:

@@ -96,10 +96,23 @@ def read_image_set(source: str | Path, role: str) -> ImageSet:
     return _from_rows(readers[source.suffix.lower()](source, role), source, role)
 
 
-def data_list(source: str | Path, role: str) -> list[dict[str, str]]:
-    """Return a set as a MONAI data list, items ``{"image": path, "image_id": id}``; for configs."""
+def data_list(source: str | Path, role: str, key: str = "image") -> list[dict[str, str]]:
+    """Return a set as a MONAI data list, for configs.
+
+    Args:
+        source: as for :func:`read_image_set`.
+        role: likewise.
+        key: entry for the path.
+
+    Returns:
+        Items ``{key: path, "image_id": id}``, and ``"patient_id"`` where patients are known.
+    """
     images = read_image_set(source, role)
-    return [{"image": str(path), "image_id": name} for name, path in zip(images.image_ids, images.paths, strict=True)]
+    items = [{key: str(path), "image_id": name} for name, path in zip(images.image_ids, images.paths, strict=True)]
+    if images.has_patients:
+        for item, patient in zip(items, images.patient_ids, strict=True):
+            item["patient_id"] = patient
+    return items
 
 
 def check_disjoint(training: ImageSet, validation: ImageSet) -> None:

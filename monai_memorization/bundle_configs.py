@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs of a bundle, read as data: nothing in them is executed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from monai_memorization.errors import InputError
+
+TRAINING_CONFIGS = ("train_diffusion", "train")
+EARLIER_CONFIGS = ("train_autoencoder", "common")
+SUFFIXES = (".json", ".yaml", ".yml")
+INSTEAD = (
+    "Draw images with the bundle's own inference and audit the folder with `monai-memorization audit`, which runs no "
+    "config, or write a fragment by hand: docs/add_the_check.md"
+)
+
+
+def read_training_config(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of the files of the training, and their content with later files laid over earlier ones."""
+    files = [folder / f"{stem}{suffix}" for stem in TRAINING_CONFIGS for suffix in SUFFIXES]
+    main = next((path for path in files if path.is_file()), None)
+    if main is None:
+        raise InputError(
+            f"{folder}: no training config; looked for {', '.join(TRAINING_CONFIGS)} with {', '.join(SUFFIXES)}. "
+            f"{INSTEAD}"
+        )
+    config, names = read_config(main), [main.name]
+    for earlier in (main.with_name(f"{stem}{main.suffix}") for stem in EARLIER_CONFIGS):
+        # a second stage, or a training that shares a file with the inference, has no device of its own
+        if "device" not in config and earlier.is_file():
+            config, names = read_config(earlier) | config, [earlier.name, *names]
+    return names, config
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON or YAML file.
+
+    Raises:
+        InputError: if it does not parse, or is no config.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: does not parse ({' '.join(str(error).split())[:200]}); mend the bundle") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: holds no config, but a {type(config).__name__}")
+    return config
+
+
+def find(config: dict[str, Any], key: str) -> Any:
+    """Return what a key such as train#trainer names, None where nothing."""
+    found: Any = config
+    for part in re.split("#|::", key):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def follow(config: dict[str, Any], value: Any) -> Any:
+    """Return what a plain reference such as @train#inferer leads to, and everything else as it is."""
+    for _ in range(10):  # references in a circle are the bundle's defect
+        if not (isinstance(value, str) and re.fullmatch(r"@[\w#:]+", value)):
+            break
+        value = find(config, value[1:])
+    return value
+
+
+def class_name(value: Any) -> str:
+    """Return the class that a config names, without its modules."""
+    return str(value.get("_target_", "")).rpartition(".")[2] if isinstance(value, dict) else ""
+
+
+def follow_list(config: dict[str, Any], value: Any) -> list[Any]:
+    """Return a list that is written down, or put together from such by +; empty where it is anything else."""
+    value = follow(config, value)
+    if isinstance(value, str) and re.fullmatch(r"\$\s*@[\w#:]+(\s*\+\s*@[\w#:]+)*", value):
+        return [step for part in re.findall(r"@[\w#:]+", value) for step in follow_list(config, part)]
+    return value if isinstance(value, list) else []

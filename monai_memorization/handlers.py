@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ignite handlers: train the copy detector and watch for copies within the training of any generative model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from monai_memorization.detector.contrastive import obtain_encoder
+from monai_memorization.detector.embeddings import embed, embed_batch
+from monai_memorization.detector.encoder import ContrastiveEncoder
+from monai_memorization.detector.leaks import find_leaks, refuse_identical
+from monai_memorization.errors import InputError
+from monai_memorization.generation.drawing import prepare_drawn
+from monai_memorization.generation.sampling import Sampler
+from monai_memorization.images.export import export_images
+from monai_memorization.images.monitored import choose_monitored
+from monai_memorization.images.sets import ImageSet, check_disjoint, read_image_set
+from monai_memorization.ranks import Ranks
+from monai_memorization.reporting.report import write_leaks
+from monai_memorization.statistics.conformal import n_patients_needed
+from monai_memorization.statistics.monitoring import measure_monitored
+from monai_memorization.undisturbed import undisturbed
+
+logger = logging.getLogger(__name__)
+
+# an audit of the finished model starts at seed 0: images that steered the training must not be drawn again for it
+FIRST_SEED = 1_000_000
+
+Source = str | Path | Dataset[Any]
+
+
+class EncoderTrainingHandler:
+    """Train the copy detector on the generator's training set before the training starts, and keep it.
+
+    It is written to ``output_dir``/encoder, and not trained again while the images stay the same. Attach it on every
+    rank: rank 0 trains, the others wait.
+
+    Args:
+        training: what the generator is trained on: folder, CSV, MONAI data list, or a MONAI data set that has no
+            random transforms and is read by nobody else.
+        output_dir: folder for the encoder.
+        image_key: entry of the items of a data set that holds the image.
+        seed: of the training.
+        device: where to train; None for the engine's.
+    """
+
+    def __init__(
+        self,
+        training: Source,
+        output_dir: str | Path,
+        image_key: str = "image",
+        seed: int = 0,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.training = training
+        self.output_dir = Path(output_dir)
+        self.image_key = image_key
+        self.seed = seed
+        self.device = device
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the start of the run."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Obtain the encoder; the random state is left as it was."""
+        ranks = Ranks()
+        with undisturbed(_networks(engine)):
+            if ranks.rank == 0:
+                images = _listed(self.training, self.output_dir, "training", self.image_key)
+                obtain_encoder(None, images, self.output_dir / "encoder", self.seed, _device(self.device, engine))
+            ranks.share(None)
+
+
+class MemorizationHandler:
+    """Draw images every few epochs and count copies of training images among them.
+
+    The counts go to ``engine.state.metrics``: ``n_copies``, ``copy_rate``, ``n_mem``, ``mem_rate`` of the calibrated
+    protocol, ``paper_n_copies``, ``paper_n_mem``, ``tau`` of the paper's. They are there before any other handler of
+    the same epoch runs, wherever this one stands in the list. The training is not disturbed: random states and the
+    modes of the networks are restored, so that losses are the same to the bit. Attach it on every rank; each draws its
+    part of the images.
+
+    Validation patients that steer a training cannot judge it in the end. So a share of them is used here, chosen by
+    seed. ``output_dir``/monitoring.csv names their images; the final audit leaves them out if it is given that file.
+
+    Args:
+        training: what the generator is trained on: folder, CSV, MONAI data list, or a MONAI data set that has no
+            random transforms and is read by nobody else. A data set is written to ``output_dir`` once, so that the
+            final audit can use it too.
+        validation: images of other patients, likewise.
+        sampler: draws images from seeds; see :mod:`monai_memorization.generation.sampling`.
+        output_dir: folder for monitoring.csv, leaks.csv, the encoder and the images of data sets. They stay inside.
+        interval: epochs between two checks; the first epoch is always checked.
+        n_images: images drawn for a check.
+        batch_size: images drawn at a time.
+        copy_rate_limit: stop the training at the first check whose copy_rate is above it. The metric
+            ``last_epoch_within_limit`` is then kept too, 0 before any: it grows with each check that is passed, so
+            MONAI's CheckpointSaver with ``save_key_metric`` on it keeps the last model within the limit.
+        encoder: weights of an encoder trained on the training set; None trains one at the start of the run.
+        monitoring_share: share of the validation patients used, in (0, 1].
+        alpha: level of the copy candidates.
+        image_key: entry of the items of a data set that holds the image.
+        seed: of the choice of patients and of the encoder's training.
+        device: where the encoder runs; None for the engine's.
+
+    Raises:
+        InputError: if a number is out of its range; at the start of the run if the images are bad or too few.
+    """
+
+    def __init__(
+        self,
+        training: Source,
+        validation: Source,
+        sampler: Sampler,
+        output_dir: str | Path,
+        interval: int = 10,
+        n_images: int = 100,
+        batch_size: int = 16,
+        copy_rate_limit: float | None = None,
+        encoder: str | Path | None = None,
+        monitoring_share: float = 0.5,
+        alpha: float = 0.05,
+        image_key: str = "image",
+        seed: int = 0,
+        device: str | torch.device | None = None,
+    ) -> None:
+        for name, number in (("interval", interval), ("n_images", n_images), ("batch_size", batch_size)):
+            if number < 1:
+                raise InputError(f"{name}: found {number}, but must be at least 1")
+        if copy_rate_limit is not None and not 0 <= copy_rate_limit <= 1:
+            raise InputError(f"copy_rate_limit: found {copy_rate_limit}, but must lie between 0 and 1, such as 0.05")
+        if not 0 < monitoring_share <= 1:
+            raise InputError(f"monitoring_share: found {monitoring_share}, but must be above 0 and at most 1")
+        self.sources = {"training": training, "validation": validation}
+        self.sampler = sampler
+        self.output_dir = Path(output_dir)
+        self.interval = interval
+        self.n_images = n_images
+        self.batch_size = batch_size
+        self.copy_rate_limit = copy_rate_limit
+        self.given_encoder = encoder
+        self.monitoring_share = monitoring_share
+        self.alpha = alpha
+        self.n_patients_needed = n_patients_needed(alpha)
+        self.image_key = image_key
+        self.seed = seed
+        self.device = device
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the start of the run and to the end of its epochs, there before all that is attached already."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        # Ignite runs handlers in the order they were attached, and has no way to attach one first. After a
+        # CheckpointSaver, the counts of an epoch would be taken for those of the next.
+        handlers = engine._event_handlers[Events.EPOCH_COMPLETED]
+        handlers.insert(0, handlers.pop())
+
+    def start(self, engine: Engine) -> None:
+        """Obtain the encoder and embed the real images."""
+        self._ranks = Ranks()
+        device = _device(self.device, engine)
+        with undisturbed(_networks(engine, self.sampler)):
+            encoder = self._embed_real_images(device) if self._ranks.rank == 0 else None
+            self._encoder = self._ranks.share(encoder).to(device)
+        if self.copy_rate_limit is not None:
+            engine.state.metrics["last_epoch_within_limit"] = 0
+
+    def __call__(self, engine: Engine) -> None:
+        """Check the model, if it is time."""
+        epoch = engine.state.epoch
+        if epoch > 1 and epoch % self.interval:
+            return
+        ranks, metrics = self._ranks, None
+        with undisturbed(_networks(engine, self.sampler)):
+            seeds = range(FIRST_SEED, FIRST_SEED + self.n_images)[ranks.rank :: ranks.n]
+            vectors = ranks.gather(self._draw_and_embed(seeds, _device(self.device, engine)))
+            if ranks.rank == 0:
+                metrics = self._measure(torch.cat(vectors))
+            metrics = ranks.share(metrics)
+        engine.state.metrics.update(metrics)
+        if self.copy_rate_limit is not None:
+            if metrics["copy_rate"] <= self.copy_rate_limit:
+                engine.state.metrics["last_epoch_within_limit"] = epoch
+            else:
+                logger.warning(
+                    "epoch %d: copy rate %.3f is above the limit of %g; stopping",
+                    epoch,
+                    metrics["copy_rate"],
+                    self.copy_rate_limit,
+                )
+                engine.terminate()
+
+    def _embed_real_images(self, device: torch.device) -> ContrastiveEncoder:
+        sets = {role: _listed(source, self.output_dir, role, self.image_key) for role, source in self.sources.items()}
+        check_disjoint(sets["training"], sets["validation"])
+        monitored = choose_monitored(sets["validation"], self.monitoring_share, self.seed, self.output_dir)
+        if monitored.n_patients < self.n_patients_needed:
+            raise InputError(
+                f"validation: {monitored.n_patients} patients are left for monitoring, but copy candidates at alpha "
+                f"{self.alpha} need {self.n_patients_needed}; give more patients, or a larger monitoring_share or alpha"
+            )
+        encoder = obtain_encoder(self.given_encoder, sets["training"], self.output_dir / "encoder", self.seed, device)
+        training, validation = (embed(encoder, images, device=device) for images in (sets["training"], monitored))
+        leaks = find_leaks(training, validation, encoder.preparation)
+        write_leaks(leaks, self.output_dir / "leaks.csv")
+        refuse_identical(leaks)
+        self._training, self._validation = training, validation
+        return encoder
+
+    def _draw_and_embed(self, seeds: Sequence[int], device: torch.device) -> Tensor:
+        """Return the embeddings, (len(seeds), D), of the images of these seeds."""
+        vectors = [torch.empty(0, self._encoder.head.out_features)]
+        for start in range(0, len(seeds), self.batch_size):
+            batch = seeds[start : start + self.batch_size]
+            with torch.no_grad():
+                images = self.sampler(batch)
+            prepared = prepare_drawn(images, batch, self._encoder.preparation)
+            vectors.append(embed_batch(self._encoder, prepared, device))
+        return torch.cat(vectors)
+
+    def _measure(self, synthetic: Tensor) -> dict[str, float]:
+        training, validation = self._training, self._validation
+        return measure_monitored(
+            training.vectors,
+            validation.vectors,
+            synthetic,
+            training.images.patient_ids,
+            validation.images.patient_ids,
+            alpha=self.alpha,
+            seed=self.seed,
+        )
+
+
+def _listed(source: Source, folder: Path, role: str, image_key: str) -> ImageSet:
+    """List the images of a source; those of a data set are written first."""
+    if isinstance(source, str | Path):
+        return read_image_set(source, role)
+    return read_image_set(export_images(source, folder / role, role, image_key), role)
+
+
+def _networks(*holders: object) -> list[nn.Module]:
+    """Return the networks among the attributes of an engine or a sampler."""
+    return [value for holder in holders for value in vars(holder).values() if isinstance(value, nn.Module)]
+
+
+def _device(given: str | torch.device | None, engine: Engine) -> torch.device:
+    return torch.device(given or getattr(engine.state, "device", None) or "cpu")

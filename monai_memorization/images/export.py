@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the images of a MONAI data set to files: what a generator is trained on is often not what lies on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Randomizable
+from torch.utils.data import Dataset
+
+from monai_memorization.errors import InputError
+from monai_memorization.files import write_text
+
+
+def export_images(dataset: Dataset[Any], folder: Path, role: str, key: str = "image") -> Path:
+    """Write each image of a data set to ``folder`` as NumPy, and a CSV of them beside it, named after ``folder``.
+
+    An item may be a list, such as the slices of a volume; its images then belong to one patient. The patient is the
+    item's ``patient_id``, or for a list its source file.
+
+    Args:
+        dataset: items are dicts, or lists of dicts, that hold an image, (C, *spatial).
+        folder: takes 000000.npy, 000001.npy, ...
+        role: the name of the argument, for messages.
+        key: which entry of an item is the image.
+
+    Returns:
+        The CSV, for :func:`monai_memorization.images.sets.read_image_set`.
+
+    Raises:
+        InputError: if the transforms are random, an item holds no image, or there are none.
+    """
+    _refuse_random(dataset, role)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, str]] = []
+    for item, source in _items(dataset):
+        if not isinstance(item, dict) or key not in item:
+            found = sorted(map(str, item)) if isinstance(item, dict) else type(item).__name__
+            raise InputError(f"{role}: an item of the data set has no {key!r} but {found}; name the entry as image_key")
+        name = f"{len(rows):06}.npy"
+        _save(torch.as_tensor(item[key]).float().cpu().numpy(), folder / name)
+        patient = item.get("patient_id", source)
+        rows.append({"image": f"{folder.name}/{name}"} | ({} if patient is None else {"patient_id": str(patient)}))
+    if not rows:
+        raise InputError(f"{role}: the data set is empty")
+    table = folder.with_suffix(".csv")
+    write_text(table, pd.DataFrame(rows).to_csv(index=False))
+    return table
+
+
+def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
+    """Return the transforms of a training without the random ones, for configs.
+
+    Args:
+        transform: transforms of the data set that a generator is trained on.
+        crop: takes the place of a random crop.
+
+    Returns:
+        The transforms, in their order.
+
+    Raises:
+        InputError: if there is a random crop and nothing to take its place: images would be of another size than those
+            that the generator sees.
+    """
+    steps: list[Any] = []
+    for step in _steps(transform):
+        if not isinstance(step, Randomizable):
+            steps.append(step)
+        elif "Crop" in type(step).__name__:
+            if crop is None:
+                raise InputError(
+                    f"transforms: {type(step).__name__} cuts at random what the generator is trained on; give a fixed "
+                    "crop in its place, or one that cuts the image into all such parts"
+                )
+            steps.append(crop)
+    return Compose(steps)
+
+
+def _steps(transform: Any) -> list[Any]:
+    """List the transforms within transforms; MONAI's flatten() would give the random ones new random states."""
+    if type(transform) is Compose:
+        return [step for part in transform.transforms for step in _steps(part)]
+    return [transform]
+
+
+def _save(image: npt.NDArray[np.float32], path: Path) -> None:
+    """Write an image, unless it is there: an encoder is kept as long as the files of its training set are untouched."""
+    if not path.is_file() or not np.array_equal(np.load(path), image):
+        np.save(path, image)
+
+
+def _items(dataset: Dataset[Any]) -> Iterator[tuple[Any, str | None]]:
+    """Yield the images' items; those of a list with the name of their source."""
+    for index in range(len(dataset)):  # type: ignore[arg-type]
+        item = dataset[index]
+        if isinstance(item, list):
+            yield from ((part, _source(item, index)) for part in item)
+        else:
+            yield item, None
+
+
+def _source(parts: list[Any], index: int) -> str:
+    images = [value for value in parts[0].values() if isinstance(value, MetaTensor)] if parts else []
+    return str(images[0].meta.get("filename_or_obj", index)) if images else str(index)
+
+
+def _refuse_random(dataset: Dataset[Any], role: str) -> None:
+    """Reading a data set with random transforms moves their random state on, and with it the training that uses it."""
+    steps = _steps(getattr(dataset, "transform", None))
+    random = sorted({type(step).__name__ for step in steps if isinstance(step, Randomizable)})
+    if random:
+        raise InputError(
+            f"{role}: the transforms of the data set are random ({', '.join(random)}); give one of its own without them"
+        )

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation patients that steer a training: which they are, and how a later audit leaves them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from monai_memorization.errors import InputError
+from monai_memorization.files import write_text
+from monai_memorization.images.sets import ImageSet, split
+
+FILE = "monitoring.csv"
+
+
+def choose_monitored(validation: ImageSet, share: float, seed: int, folder: Path) -> ImageSet:
+    """Choose the patients that may steer a training, and write the ids of their images to monitoring.csv.
+
+    Args:
+        validation: the whole validation set.
+        share: share of its patients, in (0, 1].
+        seed: of the choice, which is the same in every run on this set.
+        folder: folder for monitoring.csv.
+
+    Returns:
+        Their images.
+
+    Raises:
+        InputError: if the share leaves no patient on one side.
+    """
+    monitored = validation if share == 1 else split(validation, share, seed)[1]
+    write_text(folder / FILE, pd.DataFrame({"image_id": monitored.image_ids}).to_csv(index=False))
+    return monitored
+
+
+def leave_out_monitored(sets: dict[str, ImageSet], monitoring: str | Path) -> dict[str, ImageSet]:
+    """Take the patients of monitoring.csv out of the validation set and of its reconstructions.
+
+    Args:
+        sets: "validation" and, where given, "reconstructed_validation", with the same patients; and others.
+        monitoring: file that :func:`choose_monitored` wrote.
+
+    Returns:
+        The sets.
+
+    Raises:
+        InputError: if the file cannot be read, names images that are not in the validation set, or leaves none.
+    """
+    validation = sets["validation"]
+    names = _read_ids(Path(monitoring))
+    unknown = sorted(names - set(validation.image_ids))
+    if unknown:
+        raise InputError(
+            f"monitoring: {len(unknown)} images of {monitoring} are not in the validation set, such as {unknown[0]}; "
+            "give the validation set that the training was given"
+        )
+    pairs = zip(validation.image_ids, validation.patient_ids, strict=True)
+    patients = {patient for name, patient in pairs if name in names}
+    if patients >= set(validation.patient_ids):
+        raise InputError(
+            f"monitoring: {monitoring} names every patient of the validation set, so none is left to audit with; "
+            "give images of further patients"
+        )
+    kept = dict(sets)
+    for role in kept.keys() & {"validation", "reconstructed_validation"}:
+        own = sets[role].patient_ids
+        kept[role] = sets[role].subset(i for i, patient in enumerate(own) if patient not in patients)
+    return kept
+
+
+def _read_ids(path: Path) -> set[str]:
+    try:
+        return set(pd.read_csv(path, dtype=str, keep_default_na=False)["image_id"])
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(
+            f"monitoring: {path} cannot be read as the monitoring.csv of a training ({type(error).__name__}: {error}); "
+            "it has one column, image_id"
+        ) from None

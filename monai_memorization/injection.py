@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the config fragment that puts MemorizationHandler into the training of a bundle, without editing the bundle.
+
+The configs of the bundle are read as data: nothing in them is executed here. MONAI executes them when a bundle runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from monai_memorization.bundle_configs import (
+    INSTEAD,
+    SUFFIXES,
+    class_name,
+    find,
+    follow,
+    follow_list,
+    read_config,
+    read_training_config,
+)
+from monai_memorization.errors import InputError
+from monai_memorization.files import write_text
+
+FRAGMENTS = Path("memorization_audit", "configs", "fragments")
+
+
+@dataclass
+class Injection:
+    """What was found in a bundle, and what was written.
+
+    Args:
+        family: "GAN", "latent diffusion" or "pixel-space diffusion".
+        configs: the config files of the training, in their order.
+        files: the fragments written.
+        missing: what could not be found, and what to do about each.
+    """
+
+    family: str
+    configs: list[str]
+    files: list[Path] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def inject(bundle_dir: str | Path, output: str | Path) -> Injection:
+    """Look at a bundle and write the override that watches its training.
+
+    Where the bundle has a multi-GPU override that changes the list of handlers, a second file, ..._multi_gpu.yaml, is
+    written beside ``output``: it puts the handler in front of those that the override keeps on each rank.
+
+    Args:
+        bundle_dir: folder of a bundle, with its training config in ``configs``.
+        output: YAML file to write.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InputError: if the bundle has no training config, it does not parse, or is of no known family.
+    """
+    output = Path(output)
+    if output.suffix not in (".yaml", ".yml"):
+        raise InputError(f"output: {output} is no YAML file; name one that ends in .yaml")
+    folder = Path(bundle_dir) / "configs"
+    names, config = read_training_config(folder)
+    where = next((key for key in ("train#trainer", "trainer") if isinstance(find(config, key), dict)), None)
+    if where is None:
+        raise InputError(f"{folder / names[-1]}: has no trainer; looked for train#trainer and trainer. {INSTEAD}")
+    found = Injection("", names)
+    sampler = _sampler(config, where, found, folder / names[-1])
+    content: dict[str, Any] = {"memorization_validation": None, "copy_rate_limit": 0.1}
+    content["memorization"] = _memorization(config, where, sampler, found)
+    content |= _handlers_override(find(config, where).get("train_handlers"), where)
+    found.missing.insert(0, "memorization_validation: give images of patients that the generator is not trained on")
+    write_text(output, _header(found, output, _run_id(config)) + yaml.safe_dump(content, sort_keys=False, width=120))
+    found.files.append(output)
+    for name, handlers in _multi_gpu(folder, where).items():
+        second = output.with_name(f"{output.stem}_multi_gpu.yaml")
+        text = (
+            f"# Laid over {name} and {output.name}: the handler on every rank, in front of those that {name} keeps.\n"
+        )
+        write_text(second, text + yaml.safe_dump(_handlers_override(handlers, where), sort_keys=False, width=120))
+        found.files.append(second)
+    return found
+
+
+def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -> dict[str, Any]:
+    trainer = find(config, where)
+    inferer = follow(config, trainer.get("inferer"))
+    module = "monai_memorization.generation.sampling"
+    if class_name(trainer) == "GanTrainer":
+        found.family = "GAN"
+        return {
+            "_target_": f"{module}.GeneratorSampler",
+            "network": trainer.get("g_network"),
+            "latent_shape": trainer.get("latent_shape", 64),
+        }
+    settings = {"scheduler": inferer.get("scheduler"), "n_steps": 50} if isinstance(inferer, dict) else {}
+    if class_name(inferer) == "LatentDiffusionInferer":
+        found.family = "latent diffusion"
+        latent_shape = trainer.get("latent_shape", "@latent_shape" if "latent_shape" in config else None)
+        if latent_shape is None:
+            found.missing.append("memorization#sampler#latent_shape: give channels and sides of a latent")
+        autoencoder = trainer.get("autoencoder_model", "@autoencoder" if "autoencoder" in config else None)
+        if autoencoder is None:
+            found.missing.append("memorization#sampler#autoencoder: refer to the autoencoder")
+        return {
+            "_target_": f"{module}.LatentDiffusionSampler",
+            "autoencoder": autoencoder,
+            "diffusion": trainer.get("network"),
+            "latent_shape": latent_shape,
+            "scale_factor": inferer.get("scale_factor", 1.0),
+            **settings,
+        }
+    if class_name(_dataset(config, where)[1]) == "LatentDataset":
+        raise InputError(
+            f"{path}: this bundle has a fragment of its own; lay {FRAGMENTS / 'latent_diffusion.yaml'} over it"
+        )
+    if class_name(inferer) == "DiffusionInferer":
+        found.family = "pixel-space diffusion"
+        found.missing.append("memorization#sampler#image_shape: give channels and sides of an image")
+        return {
+            "_target_": f"{module}.PixelDiffusionSampler",
+            "network": trainer.get("network"),
+            "image_shape": None,
+            "value_range": [0, 1],
+            **settings,
+        }
+    raise InputError(
+        f"{path}: of no known family; its trainer is {class_name(trainer) or 'unnamed'} with inferer "
+        f"{class_name(inferer) or 'none'}, known are GanTrainer, LatentDiffusionInferer and DiffusionInferer. {INSTEAD}"
+    )
+
+
+def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], found: Injection) -> dict[str, Any]:
+    """Return the section of the fragment: the images as the generator sees them, the sampler and the handler."""
+    dataset, content = _dataset(config, where)
+    steps = _transforms(config, content)
+    fixed: dict[str, Any] = {
+        "_target_": "monai_memorization.images.export.fixed_transforms",
+        "transform": f"${dataset}.transform",
+    }
+    crops = [class_name(step) for step in steps if class_name(step).startswith("Rand") and "Crop" in class_name(step)]
+    if crops:
+        fixed["crop"] = None
+        found.missing.append(f"memorization#transforms#crop: give a fixed crop in the place of {', '.join(crops)}")
+    training: dict[str, Any] | None = {
+        "_target_": "monai.data.Dataset",
+        "data": f"${dataset}.data",
+        "transform": "@memorization#transforms",
+    }
+    key = _image_key(steps)
+    if dataset is None or not steps:
+        training = None
+        found.missing.append(
+            "memorization#training, memorization#transforms: give the images as the generator sees them, as data sets "
+            "without random transforms, or as folders if they are not turned or cropped on the way"
+        )
+    listed = {"_target_": "monai_memorization.images.sets.data_list", "source": "@memorization_validation"}
+    listed |= {"role": "validation", "key": key}
+    folder = "$@bundle_root + '/memorization'" if "bundle_root" in config else "memorization"
+    return {
+        "transforms": fixed if training else None,
+        "training": training,
+        "validation": {"_target_": "monai.data.Dataset", "data": listed, "transform": "@memorization#transforms"},
+        "sampler": sampler,
+        "handlers": [
+            {
+                "_target_": "monai_memorization.handlers.MemorizationHandler",
+                "training": "@memorization#training",
+                "validation": "@memorization#validation",
+                "sampler": "@memorization#sampler",
+                "output_dir": folder,
+                "interval": f"$max(1, @{where}#max_epochs // 10)",
+                "copy_rate_limit": "@copy_rate_limit",
+                "image_key": key,
+            },
+            {
+                "_target_": "monai.handlers.CheckpointSaver",
+                "save_dir": folder,
+                "save_dict": {"model": sampler.get("network", sampler.get("diffusion"))},
+                "save_key_metric": True,
+                "key_metric_name": "last_epoch_within_limit",
+                "key_metric_filename": "model_within_limit.pt",
+            },
+        ],
+    }
+
+
+def _dataset(config: dict[str, Any], where: str) -> tuple[str | None, dict[str, Any]]:
+    """Return the reference to the training's data set and its config; None and nothing where it is not referred to."""
+    loader = follow(config, find(config, where).get("train_data_loader"))
+    reference = loader.get("dataset") if isinstance(loader, dict) else None
+    content = follow(config, reference)
+    known = isinstance(reference, str) and isinstance(content, dict)
+    return (reference, content) if known else (None, {})
+
+
+def _transforms(config: dict[str, Any], dataset: dict[str, Any]) -> list[Any]:
+    """Return the configs of the transforms of a data set, as far as they are written down."""
+    transform = follow(config, dataset.get("transform"))
+    return follow_list(config, transform.get("transforms")) if isinstance(transform, dict) else []
+
+
+def _image_key(steps: list[Any]) -> str:
+    """Return the entry of an item that holds the image: the first that a transform names."""
+    for step in steps:
+        keys = step.get("keys") if isinstance(step, dict) else None
+        if keys:
+            return str(keys if isinstance(keys, str) else keys[0])
+    return "image"
+
+
+def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
+    """Return the override that puts our handlers before those of the bundle."""
+    key = f"{where}#train_handlers"
+    if handlers is None or handlers == "$None":
+        return {key: "@memorization#handlers"}
+    if isinstance(handlers, list):  # written down where they are used: nothing to refer to
+        return {key: ["@memorization#handlers#0", "@memorization#handlers#1", *handlers]}
+    expression = str(handlers).lstrip("$").strip()
+    return {key: f"$@memorization#handlers + {expression}"}
+
+
+def _multi_gpu(folder: Path, where: str) -> dict[str, Any]:
+    """Return the handlers of the multi-GPU override, by the name of its file; empty where there is none."""
+    overrides = [
+        (path.name, read_config(path)) for path in sorted(folder.glob("multi_gpu_train*")) if path.suffix in SUFFIXES
+    ]
+    key = f"{where}#train_handlers"
+    return dict([(name, content[key]) for name, content in overrides if key in content][-1:])
+
+
+def _run_id(config: dict[str, Any]) -> str:
+    """Return the list that runs the training: "run", or under another name the one that calls run()."""
+    lists = [key for key, value in config.items() if isinstance(value, list) and ".run()" in str(value)]
+    return "" if "run" in config or not lists else f"{lists[0]} "
+
+
+def _header(found: Injection, output: Path, run_id: str) -> str:
+    files = ",".join(f"'configs/{name}'" for name in found.configs)
+    lines = [
+        f"Watches the training of this bundle ({found.family}) for copies of training images.",
+        f"  python -m monai.bundle run {run_id}--config_file \"[{files},'{output.name}']\"",
+        "      --memorization_validation IMAGES",
+        "It has to be the last file. Above copy_rate_limit the training stops; 1 never stops it.",
+        *(f"MISSING: {line}" for line in found.missing),
+    ]
+    return "".join(f"# {line}\n" for line in lines)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images of a MONAI data set, written as the generator sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from made_up_images import smooth_images, write_folder
+from monai.data import CacheDataset, Dataset
+from monai.transforms import (
+    CenterSpatialCropd,
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    RandFlipd,
+    RandSpatialCropd,
+    ScaleIntensityd,
+    SplitDimd,
+)
+
+from monai_memorization.errors import InputError
+from monai_memorization.images.export import export_images, fixed_transforms
+from monai_memorization.images.sets import read_image_set
+
+# MONAI's LoadImage makes every reader it knows, and this one says that a library of NVIDIA is missing
+pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
+
+
+def load(reader: str) -> list:
+    """What bundles begin with; without a reader MONAI warns of those that are not installed."""
+    return [LoadImaged("reals", reader=reader), EnsureChannelFirstd("reals"), ScaleIntensityd("reals")]
+
+
+@pytest.mark.parametrize("kind", [Dataset, CacheDataset])
+def test_images_are_written_as_the_transforms_leave_them(tmp_path, kind):
+    folder = write_folder(smooth_images(4), tmp_path / "pictures")
+    dataset = kind([{"reals": str(path)} for path in sorted(folder.iterdir())], Compose(load("PILReader")))
+
+    images = read_image_set(export_images(dataset, tmp_path / "out" / "training", "training", "reals"), "training")
+
+    assert not images.has_patients
+    for index, path in enumerate(images.paths):
+        np.testing.assert_array_equal(np.load(path), dataset[index]["reals"].numpy())
+
+
+def test_slices_of_a_volume_are_images_of_one_patient(tmp_path):
+    folder = write_folder(smooth_images(3, (8, 9, 5)), tmp_path / "volumes", suffix=".nii.gz")
+    slices = SplitDimd("reals", dim=3, keepdim=False, list_output=True)
+    dataset = Dataset(
+        [{"reals": str(path)} for path in sorted(folder.iterdir())], Compose([*load("NibabelReader"), slices])
+    )
+
+    images = read_image_set(export_images(dataset, tmp_path / "training", "training", "reals"), "training")
+
+    assert (len(images), images.n_patients) == (15, 3)
+    assert np.load(images.paths[7]).shape == (1, 8, 9)
+    assert len(set(images.patient_ids[:5])) == 1
+
+
+def test_untouched_images_are_not_written_again(tmp_path):
+    items = [{"image": image[None], "patient_id": i} for i, image in enumerate(smooth_images(3))]
+    first = read_image_set(export_images(items, tmp_path / "training", "training"), "training")
+    times = [path.stat().st_mtime_ns for path in first.paths]
+    items[1]["image"] = torch.zeros(1, 4, 4)
+
+    second = read_image_set(export_images(items, tmp_path / "training", "training"), "training")
+
+    assert second == first
+    assert second.patient_ids == ("0", "1", "2")
+    changed = [path.stat().st_mtime_ns != time for path, time in zip(second.paths, times, strict=True)]
+    assert changed == [False, True, False]
+
+
+def test_random_transforms_are_left_out_and_not_touched():
+    flip, crop = RandFlipd("image", prob=0.5), RandSpatialCropd("image", (4, 4))
+    training = Compose([ScaleIntensityd("image"), Compose([flip]), crop]).set_random_state(3)
+    expected = [flip.R.get_state()[1].tolist(), crop.R.get_state()[1].tolist()]
+    center = CenterSpatialCropd("image", (4, 4))
+
+    fixed = fixed_transforms(training, center)
+
+    assert fixed.transforms == (training.transforms[0], center)
+    assert [step.R.get_state()[1].tolist() for step in (flip, crop)] == expected
+    assert fixed_transforms(flip).transforms == ()
+    with pytest.raises(InputError, match=r"transforms: RandSpatialCropd cuts at random .*; give a fixed crop"):
+        fixed_transforms(training)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (Dataset([{"image": 1}], Compose([RandFlipd("image")])), r"training: the transforms .* random \(RandFlipd\)"),
+        (Dataset([{"image": 1}], RandFlipd("image")), r"training: the transforms .* random \(RandFlipd\)"),
+        (Dataset([{"scan": 1, "age": 3}]), r"an item of the data set has no 'image' but \['age', 'scan'\]; name"),
+        (Dataset([3]), "has no 'image' but int"),
+        (Dataset([]), "training: the data set is empty"),
+    ],
+)
+def test_data_set_that_cannot_be_written_is_refused(tmp_path, dataset, message):
+    with pytest.raises(InputError, match=message):
+        export_images(dataset, tmp_path / "training", "training")
+    assert not (tmp_path / "training.csv").exists()

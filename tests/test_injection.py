@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fragments for foreign bundles: what is recognised, what is said to be missing, and that they run unedited."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import foreign_bundles
+import monai.bundle
+import pandas as pd
+import pytest
+import yaml
+from made_up_images import smooth_images, write_folder
+from monai.utils import set_determinism
+
+from monai_memorization.errors import InputError
+from monai_memorization.injection import inject
+
+# MONAI's LoadImage makes every reader it knows, and this one says that a library of NVIDIA is missing
+pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
+
+BUNDLES = {
+    "latent diffusion": foreign_bundles.latent_diffusion,
+    "pixel-space diffusion": foreign_bundles.pixel_diffusion,
+    "GAN": foreign_bundles.gan,
+}
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def unchanged_process():
+    """Undo what the configs set for the whole process."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers, logging.root.level = handlers, level
+    set_determinism(None)
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory) -> Path:
+    """Forty validation images."""
+    return write_folder(smooth_images(40, seed=2), tmp_path_factory.mktemp("validation") / "images", "val")
+
+
+def options(family: str, validation: Path, encoder_file: Path) -> dict[str, object]:
+    """What a user adds to the command, and what keeps the test short."""
+    handler = "memorization#handlers#0"
+    given = {"memorization_validation": str(validation), f"{handler}#encoder": str(encoder_file)}
+    given |= {f"{handler}#n_images": 6, f"{handler}#batch_size": 3}
+    return given | ({"memorization#sampler#image_shape": [1, 32, 32]} if family == "pixel-space diffusion" else {})
+
+
+def run(caplog, bundle: Path, names: list[str], *fragments: Path, **overrides: object) -> list[str]:
+    """Train a bundle in this process, and return what its own StatsHandler tells."""
+    caplog.clear()
+    logging.getLogger("foreign").handlers = [caplog.handler]
+    files = [str(bundle / "configs" / name) for name in names]
+    run_id = "run" if names[-1].startswith("train_diffusion") else "training"
+    monai.bundle.run(run_id=run_id, config_file=[*files, *map(str, fragments)], logging_file=False, **overrides)
+    return [record.getMessage() for record in caplog.records if record.name == "foreign"]
+
+
+@pytest.mark.parametrize("family", BUNDLES)
+def test_bundle_is_watched_by_override_alone_and_trains_as_without(
+    family, training_folder, validation, encoder_file, tmp_path, caplog
+):
+    bundle = BUNDLES[family](tmp_path / "bundle", training_folder)
+    before = {path: path.read_bytes() for path in (bundle / "configs").iterdir()}
+    found = inject(bundle, tmp_path / "fragment.yaml")
+    assert found.family == family
+
+    alone = run(caplog, bundle, found.configs)
+    watched = run(caplog, bundle, found.configs, found.files[0], **options(family, validation, encoder_file))
+
+    losses = [line for line in watched if "Metrics --" not in line]
+    assert losses == [line for line in alone if "Metrics --" not in line]
+    assert len(losses) == 6
+    metrics = [line for line in watched if "Metrics --" in line]
+    assert [re.findall(r"Epoch\[(\d)\].*copy_rate: 0 ", line) for line in metrics] == [["1"], ["2"], ["3"]]
+    assert (bundle / "memorization" / "model_within_limit.pt").is_file()
+    assert len(pd.read_csv(bundle / "memorization" / "monitoring.csv")) == 20
+    assert len(pd.read_csv(bundle / "memorization" / "training.csv")) == 40
+    assert {path: path.read_bytes() for path in (bundle / "configs").iterdir()} == before
+
+
+def test_two_processes_draw_their_parts_and_stop_together(training_folder, validation, encoder_file, tmp_path):
+    bundle = foreign_bundles.latent_diffusion(tmp_path / "bundle", training_folder)
+    found = inject(bundle, tmp_path / "fragment.yaml")
+    assert [path.name for path in found.files] == ["fragment.yaml", "fragment_multi_gpu.yaml"]
+    sampler = yaml.safe_load(found.files[0].read_text())["memorization"]["sampler"]
+    last = tmp_path / "last.yaml"
+    record = {"_target_": "foreign_bundles.MetricsRecorder", "folder": str(tmp_path)}
+    copying = {"_target_": "foreign_bundles.CopyingSampler", "sampler": sampler}
+    last.write_text(yaml.safe_dump({"+memorization#handlers": [record], "memorization#sampler": copying}))
+    names = [*found.configs, "multi_gpu_train_diffusion.json"]
+    files = [str(bundle / "configs" / name) for name in names] + [str(path) for path in (*found.files, last)]
+    words = ["run", "--config_file", str(files), "--logging_file", "False", "--train#trainer#max_epochs", "2"]
+    for key, value in options("latent diffusion", validation, encoder_file).items():
+        words += [f"--{key}", str(value)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+    result = subprocess.run(
+        [*torchrun, "-m", "monai.bundle", *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    # of the seeds 1,000,000 to 1,000,005 rank 0 draws the even ones, all copies, and rank 1 none
+    (metrics,) = first
+    assert metrics["epoch"] == 1
+    assert metrics["n_copies"] == 3
+    assert metrics["n_mem"] == 3
+    assert metrics["last_epoch_within_limit"] == 0
+
+
+def written(tmp_path: Path, **configs: object) -> Path:
+    """Write a bundle with these files in configs."""
+    for name, content in configs.items():
+        foreign_bundles.write(tmp_path / "bundle", f"{name}.json", content)
+    return tmp_path / "bundle"
+
+
+LOADER = {"train_data_loader": {"_target_": "DataLoader", "dataset": "@data"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"device": "cpu"}, r"train.json: has no trainer; looked for train#trainer and trainer. Draw images"),
+        (
+            {
+                "device": "cpu",
+                "trainer": {"_target_": "SupervisedTrainer", "inferer": "@x"},
+                "x": {"_target_": "a.Slide"},
+            },
+            r"of no known family; its trainer is SupervisedTrainer with inferer Slide, known are .*add_the_check",
+        ),
+        (
+            {"device": "cpu", "train": {"trainer": {"_target_": "scripts.trainer.ControlNetTrainer"}}},
+            r"its trainer is ControlNetTrainer with inferer none",
+        ),
+        ([1], r"train.json: holds no config, but a list"),
+    ],
+)
+def test_bundle_of_no_known_family_is_refused_with_a_way_out(tmp_path, config, message):
+    with pytest.raises(InputError, match=message):
+        inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    assert not (tmp_path / "out.yaml").exists()
+
+
+def test_folder_without_training_config_is_named(tmp_path):
+    with pytest.raises(
+        InputError, match=r"nowhere/configs: no training config; looked for train_diffusion, train with"
+    ):
+        inject(tmp_path / "nowhere", tmp_path / "out.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("train.json", "{'a': 1}"), ("train.yaml", "a: [1"), ("train.yaml", "a: \t1")]
+)
+def test_config_that_does_not_parse_is_named(tmp_path, name, text):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}: does not parse"):
+        inject(tmp_path, tmp_path / "out.yaml")
+
+
+def test_output_has_to_be_yaml(tmp_path):
+    with pytest.raises(InputError, match=r"output: .*out.json is no YAML file"):
+        inject(tmp_path, tmp_path / "out.json")
+
+
+def test_our_own_bundle_has_a_fragment_already(tmp_path):
+    with pytest.raises(InputError, match=r"fragments/latent_diffusion.yaml"):
+        inject(TESTS.parent / "bundles" / "latent_diffusion_2d", tmp_path / "out.yaml")
+
+
+@pytest.mark.parametrize(
+    ("handlers", "expected"),
+    [
+        (None, "@memorization#handlers"),
+        ("$None", "@memorization#handlers"),
+        ("@handlers", "$@memorization#handlers + @handlers"),
+        ("$list(filter(bool, @handlers))", "$@memorization#handlers + list(filter(bool, @handlers))"),
+        (
+            [{"_target_": "StatsHandler"}],
+            ["@memorization#handlers#0", "@memorization#handlers#1", {"_target_": "StatsHandler"}],
+        ),
+    ],
+)
+def test_handlers_of_the_bundle_come_after_ours(tmp_path, handlers, expected):
+    trainer = {"_target_": "GanTrainer", "g_network": "@g", "train_handlers": handlers} | LOADER
+    found = inject(written(tmp_path, train={"trainer": trainer, "device": "cpu"}), tmp_path / "out.yaml")
+    assert yaml.safe_load(found.files[0].read_text())["trainer#train_handlers"] == expected
+
+
+def test_what_could_not_be_found_is_said_in_the_report_and_in_the_file(tmp_path):
+    crop = {"_target_": "RandSpatialCropSamplesd", "keys": ["scan"]}
+    config = {
+        "device": "cpu",
+        "data": {"transform": {"_target_": "Compose", "transforms": [crop]}},
+        "trainer": {
+            "_target_": "SupervisedTrainer",
+            "inferer": {"_target_": "generative.inferers.LatentDiffusionInferer", "scheduler": "@s"},
+            "network": "@n",
+            **LOADER,
+        },
+    }
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    text = found.files[0].read_text()
+    for name in ("memorization_validation", "sampler#latent_shape", "sampler#autoencoder", "transforms#crop"):
+        assert sum(name in line for line in found.missing) == 1
+    assert "RandSpatialCropSamplesd" in " ".join(found.missing)
+    assert all(f"# MISSING: {line}" in text for line in found.missing)
+    assert yaml.safe_load(text)["memorization"]["handlers"][0]["image_key"] == "scan"
+
+    del config["data"]
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    assert any(line.startswith("memorization#training, memorization#transforms: give") for line in found.missing)
+
+
+def test_nothing_of_a_bundle_is_executed(tmp_path):
+    canary = tmp_path / "executed"
+    code = f"$__import__('pathlib').Path({str(canary)!r}).touch()"
+    trainer = {"_target_": "GanTrainer", "g_network": code, "latent_shape": code, "train_handlers": code} | LOADER
+    inject(written(tmp_path, train={"imports": [code], "trainer": trainer, "device": code}), tmp_path / "out.yaml")
+    assert not canary.exists()
+
+
+def test_example_of_the_readme_watches_a_bundle(training_folder, validation, tmp_path, monkeypatch, caplog, few_steps):
+    readme = (TESTS.parent / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", readme, re.S)
+    assert len(text.splitlines()) <= 22
+    (command,) = re.findall(r"python -m monai.bundle run training --config_file \"(.*?)\" --validation IMAGES", readme)
+    assert command == "['configs/train.yaml','watch.yaml']"
+    bundle = foreign_bundles.pixel_diffusion(tmp_path / "bundle", training_folder)
+    (bundle / "watch.yaml").write_text(text)
+    monkeypatch.chdir(bundle)
+
+    run(caplog, bundle, ["train.yaml"], bundle / "watch.yaml", validation=str(validation))
+
+    assert len(pd.read_csv(bundle / "memorization" / "monitoring.csv")) == 20
+    assert any("copy_rate" in record.getMessage() for record in caplog.records if record.name == "foreign")

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation patients that steered a training: chosen alike in every run, left out of the final audit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from monai_memorization.errors import InputError
+from monai_memorization.images.monitored import choose_monitored, leave_out_monitored
+from monai_memorization.images.sets import ImageSet
+
+
+def image_set(n: int, per_patient: int = 2, role: str = "validation") -> ImageSet:
+    names = tuple(f"{i:03}.png" for i in range(n))
+    patients = tuple(f"p{i // per_patient}" for i in range(n))
+    return ImageSet(role, names, tuple(map(Path, names)), patients, None, True)
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.5, 20), (0.25, 10), (1, 40)])
+def test_share_is_of_patients_and_the_choice_is_the_seeds(tmp_path, share, n):
+    chosen = [choose_monitored(image_set(80), share, seed, tmp_path) for seed in (0, 0, 1)]
+    assert [images.n_patients for images in chosen] == [n] * 3
+    assert [len(images) for images in chosen] == [2 * n] * 3
+    assert chosen[0] == chosen[1]
+    assert (chosen[0] == chosen[2]) is (share == 1)
+
+
+def test_all_images_of_a_monitored_patient_are_left_out(tmp_path):
+    validation = image_set(80)
+    monitored = choose_monitored(validation, 0.5, 0, tmp_path)
+    others = {role: image_set(3, role=role) for role in ("training", "synthetic")}
+    # one file of each patient is enough to know the patient by
+    lines = (tmp_path / "monitoring.csv").read_text().splitlines()
+    (tmp_path / "monitoring.csv").write_text("\n".join([lines[0], *lines[1::2]]))
+
+    reconstructed = replace(validation, role="reconstructed_validation", image_ids=tuple(f"r{i}" for i in range(80)))
+    sets = {"validation": validation, "reconstructed_validation": reconstructed, **others}
+    kept = leave_out_monitored(sets, tmp_path / "monitoring.csv")
+
+    assert set(kept["validation"].patient_ids) == set(validation.patient_ids) - set(monitored.patient_ids)
+    assert kept["reconstructed_validation"].patient_ids == kept["validation"].patient_ids
+    assert {role: kept[role] for role in others} == others
+
+
+def test_bad_file_is_named(tmp_path):
+    validation = image_set(40)
+    file = tmp_path / "monitoring.csv"
+    sets = {"validation": validation}
+    with pytest.raises(InputError, match=r"monitoring: .*monitoring.csv cannot be read .* one column, image_id"):
+        leave_out_monitored(sets, file)
+    file.write_text("image\n000.png\n")
+    with pytest.raises(InputError, match=r"cannot be read as the monitoring.csv of a training"):
+        leave_out_monitored(sets, file)
+    file.write_text("image_id\n000.png\nother.png\n")
+    with pytest.raises(InputError, match=r"1 images of .* not in the validation set, such as other.png; give"):
+        leave_out_monitored(sets, file)
+    choose_monitored(validation, 1, 0, tmp_path)
+    with pytest.raises(InputError, match="names every patient of the validation set"):
+        leave_out_monitored(sets, file)
