@@ -28,7 +28,7 @@ from monai_memorization.detector import degradations
 from monai_memorization.detector.embeddings import Embeddings, embed, embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
 from monai_memorization.detector.neighbors import nearest
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.preparation import read_prepared
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.statistics.conformal import alpha_attained, attained_rank, copy_candidates, threshold
 from monai_memorization.statistics.paper_protocol import calibrate_tau, mem_null_rate
@@ -175,13 +175,7 @@ def _first_of_patient(sets: list[Embeddings]) -> list[int]:
 
 
 def _pixels(images: ImageSet, encoder: ContrastiveEncoder) -> Tensor:
-    preparation = encoder.preparation
-    return prepared_images(
-        replace(images, role="training"),
-        preparation.image_size,
-        preparation.channels,
-        spacing=preparation.spacing,
-    ).pixels.float()
+    return read_prepared(replace(images, role="training"), encoder.preparation).pixels.float()
 
 
 def _mean_and_error(values: list[float]) -> tuple[float, float]:

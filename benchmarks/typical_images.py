@@ -29,7 +29,7 @@ from torch import Tensor
 from monai_memorization.detector.embeddings import embed, embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
 from monai_memorization.detector.neighbors import nearest
-from monai_memorization.images.preparation import prepared_images, scale_intensities
+from monai_memorization.images.preparation import read_prepared, scale_intensities
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import read_image_set
 from monai_memorization.statistics.conformal import alpha_attained, copy_candidates
@@ -127,7 +127,7 @@ def _embed(encoder: ContrastiveEncoder, images: Tensor) -> Tensor:
 
 
 def _pixels(source: Path, role: str, encoder: ContrastiveEncoder) -> Any:
-    return prepared_images(source, encoder.preparation.image_size, encoder.preparation.channels, role)
+    return read_prepared(read_image_set(source, role), encoder.preparation)
 
 
 def _summarize(trials: list[dict[str, float]]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from monai_memorization.detector.encoder import save_encoder
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 from monai_memorization.images.cohort import write_cohort
-from monai_memorization.images.preparation import choose_preparation, prepared_images
+from monai_memorization.images.preparation import choose_preparation, read_prepared
 from monai_memorization.images.sets import read_image_set
 from monai_memorization.progress import progress
 from monai_memorization.reporting.formats import count, duration, similarity
@@ -144,8 +144,7 @@ def _train(output_dir: Path, training: Path, validation: Path, settings: DemoSet
         )
     with _stage("train the copy detector"):
         images = read_image_set(training, "training")
-        preparation = choose_preparation(images)
-        prepared = prepared_images(images, preparation.image_size, spacing=preparation.spacing)
+        prepared = read_prepared(images, choose_preparation(images))
         encoder = train_encoder(prepared, settings.encoder_steps, settings.seed)
         save_encoder(encoder, output_dir / "encoder" / "model.pt")
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import replace
 from functools import partial
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.views import Views
 from monai_memorization.errors import InputError
-from monai_memorization.images.preparation import PreparedImages, prepared_images
+from monai_memorization.images.preparation import PreparedImages, choose_preparation, prepared_images, read_prepared
 from monai_memorization.images.sets import read_image_set
 
 
@@ -153,16 +155,34 @@ def test_trained_encoder_says_how_it_was_trained(training):
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_fewer_than_two_images_are_refused(training, n):
-    few = PreparedImages(training.images.subset(range(n)), training.pixels[:n])
+    few = PreparedImages(training.images.subset(range(n)), training.pixels[:n], training.preparation)
 
     with pytest.raises(InputError, match=rf"training: {n} images?; an encoder learns to tell at least two apart"):
         train_encoder(few, n_steps=1)
 
 
 def test_two_images_are_enough(training):
-    two = PreparedImages(training.images.subset(range(2)), training.pixels[:2])
+    two = PreparedImages(training.images.subset(range(2)), training.pixels[:2], training.preparation)
 
     assert weights(train_encoder(two, n_steps=2)).isfinite().all()
+
+
+def test_volumes_of_two_voxel_sizes_are_audited_as_they_were_trained_on(tmp_path):
+    volumes = smooth_images(6, (12, 12, 12)).numpy()
+    for i, volume in enumerate(volumes):
+        step = 2 if i < 2 else 1  # the same body, every second slice
+        path = tmp_path / f"{i}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(volume[..., ::step], np.diag([1.5, 1.5, 1.5 * step, 1.0])), path)
+    images = read_image_set(tmp_path, "training")
+    trained_on = read_prepared(images, choose_preparation(images))
+
+    encoder = train_encoder(trained_on, n_steps=2)
+    save_encoder(encoder, tmp_path / "encoder" / "model.pt")
+
+    for own in (encoder, load_encoder(tmp_path / "encoder" / "model.pt")):
+        assert torch.equal(read_prepared(images, own.preparation).pixels, trained_on.pixels)
+    blind = replace(encoder.preparation, spacing=None)
+    assert not torch.equal(read_prepared(images, blind).pixels[:2], trained_on.pixels[:2])
 
 
 def test_volumes_are_trained_on_too(tmp_path):

@@ -24,7 +24,7 @@ from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.views import Views
 from monai_memorization.errors import InputError
-from monai_memorization.images.preparation import PreparedImages, choose_preparation, prepared_images
+from monai_memorization.images.preparation import PreparedImages, choose_preparation, read_prepared
 from monai_memorization.images.sets import ImageSet
 from monai_memorization.progress import progress
 
@@ -164,8 +164,10 @@ def train_encoder(
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices), progress(n_steps, "train the encoder") as bar:
         torch.manual_seed(seed)
-        channels, *image_size = images.pixels.shape[1:]
-        encoder = ContrastiveEncoder(image_size, channels, training_steps=n_steps)
+        preparation = images.preparation
+        encoder = ContrastiveEncoder(
+            preparation.image_size, preparation.channels, spacing=preparation.spacing, training_steps=n_steps
+        )
         trainer = ContrastiveTrainer(device, 1, images, encoder, n_steps, seed=seed, **settings)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: bar.update())
         trainer.add_event_handler(
@@ -235,11 +237,8 @@ def obtain_encoder(
     if (kept_encoder := _load_kept(kept)) is not None and kept_encoder.trained_on == _hash(training, seed):
         logger.info("using the encoder that an earlier run trained on these images: %s", kept)
         return kept_encoder
-    preparation = choose_preparation(training)
     logger.info("no encoder given: training one on the %d training images", len(training))
-    images = prepared_images(
-        training, preparation.image_size, preparation.channels, "training", skip_unreadable, preparation.spacing
-    )
+    images = read_prepared(training, choose_preparation(training), skip_unreadable)
     encoder = train_encoder(images, seed=seed, device=device)
     encoder.trained_on = _hash(training, seed)
     save_encoder(encoder, kept)

@@ -200,11 +200,13 @@ class PreparedImages(Dataset[dict[str, Tensor | str]]):
     Args:
         images: the set; images that could not be read are no longer in it.
         pixels: (n, C, *image_size) in [0, 1], float16 to halve the memory.
+        preparation: how they were prepared.
     """
 
-    def __init__(self, images: ImageSet, pixels: Tensor) -> None:
+    def __init__(self, images: ImageSet, pixels: Tensor, preparation: Preparation) -> None:
         self.images = images
         self.pixels = pixels
+        self.preparation = preparation
 
     def __len__(self) -> int:
         return len(self.images)
@@ -222,7 +224,7 @@ def prepared_images(
     spacing: Sequence[float] | None = None,
     window: Sequence[float] | None = None,
 ) -> PreparedImages:
-    """Read a whole set into memory, prepared; for configs and for training.
+    """Read a whole set into memory, prepared as the keys of a config say.
 
     Args:
         source: as for :func:`monai_memorization.images.sets.read_image_set`, or a set already listed.
@@ -240,13 +242,17 @@ def prepared_images(
         InputError: if an image cannot be read.
     """
     images = source if isinstance(source, ImageSet) else read_image_set(source, role)
-    preparation = preparation_of(image_size, channels, spacing, window)
-    pixels = torch.empty(len(images), channels, *image_size, dtype=torch.float16)
+    return read_prepared(images, preparation_of(image_size, channels, spacing, window), skip_unreadable)
+
+
+def read_prepared(images: ImageSet, preparation: Preparation, skip_unreadable: bool = False) -> PreparedImages:
+    """Read a whole set into memory, prepared; arguments and errors as of :func:`prepared_images`."""
+    pixels = torch.empty(len(images), preparation.channels, *preparation.image_size, dtype=torch.float16)
     read: list[int] = []
     for indices, batch in prepared_batches(images, preparation, skip_unreadable=skip_unreadable):
         pixels[len(read) : len(read) + len(batch)] = batch.half()
         read += indices.tolist()
-    return PreparedImages(images.subset(read), pixels[: len(read)])
+    return PreparedImages(images.subset(read), pixels[: len(read)], preparation)
 
 
 @dataclass

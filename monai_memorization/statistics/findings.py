@@ -17,7 +17,7 @@ from monai_memorization.detector.embeddings import Embeddings
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.near_identical import near_identical
 from monai_memorization.detector.neighbors import nearest
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.preparation import read_prepared
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet
 from monai_memorization.statistics.conformal import Flags, Stratum, flag, stratify, threshold
@@ -180,13 +180,7 @@ def _measure_power(
     index = choose_plants(len(training), seed)
     index = index[~level[index].isnan()]
     if len(index) > 0:
-        preparation = encoder.preparation
-        images = prepared_images(
-            training.images.subset(index.tolist()),
-            preparation.image_size,
-            preparation.channels,
-            spacing=preparation.spacing,
-        ).pixels.float()
+        images = read_prepared(training.images.subset(index.tolist()), encoder.preparation).pixels.float()
         recalls = measure_power(encoder, images, index, training.vectors, level[index], seed=seed, device=device)
     if (reconstructed := embedded.get("reconstructed_training")) is not None:
         index = torch.tensor(originals(reconstructed.images, training.images))
