@@ -116,9 +116,15 @@ def test_data_list_with_one_section_is_read_there(folder, content):
 
 
 def test_data_list_for_configs_holds_paths_and_ids(folder):
-    items = data_list(write_csv(folder, as_csv(ROWS)), "images")
+    assert data_list(folder, "images") == [{"image": str(folder / name), "image_id": name} for name in NAMES]
 
-    assert items == [{"image": str(folder / name), "image_id": name} for name in NAMES]
+
+def test_data_list_for_configs_holds_patients_where_they_are_known(folder):
+    items = data_list(write_csv(folder, as_csv(ROWS)), "images", key="scan")
+
+    assert items == [
+        {"scan": str(folder / row["image"]), "image_id": row["image"], "patient_id": row["patient_id"]} for row in ROWS
+    ]
 
 
 def test_names_of_windows_get_forward_slashes(folder):
