@@ -56,6 +56,18 @@ def test_loaded_encoder_is_the_saved_one_bit_for_bit(tmp_path, size):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.pt"]
 
 
+def test_encoder_of_a_version_that_halved_after_all_layers_but_the_last_is_the_same_network(tmp_path):
+    encoder = ContrastiveEncoder((32, 32), widths=(4, 8, 8), halvings=2).eval()
+    save_encoder(encoder, tmp_path / "model.pt")
+    text = json.loads((tmp_path / "model.json").read_text())
+    del text["halvings"]
+    (tmp_path / "model.json").write_text(json.dumps(text))
+
+    images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    assert torch.equal(load_encoder(tmp_path / "model.pt")(images), encoder(images))
+
+
 def test_weights_are_a_plain_state_dict(encoder_file):
     weights = torch.load(encoder_file, weights_only=True)
 

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
+from monai.inferers import SimpleInferer
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -59,6 +60,19 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, partner)
 
 
+class MixedPrecisionInferer(SimpleInferer):
+    """Call the network in bfloat16 where the CPU has the instructions for it; it more than halves the time of a step.
+
+    MONAI's own ``amp`` is for GPUs alone.
+    """
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what the network makes of the inputs."""
+        fast = inputs.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=fast):
+            return super().__call__(inputs, network, *args, **kwargs)
+
+
 class ContrastiveTrainer(SupervisedTrainer):
     """MONAI's trainer, given each image and a view of it, and the contrastive loss.
 
@@ -79,7 +93,7 @@ class ContrastiveTrainer(SupervisedTrainer):
         temperature: of :func:`nt_xent`.
         views: the random degradations.
         seed: of the order of the images.
-        inferer: how the network is called, as in MONAI.
+        inferer: how the network is called, as in MONAI; None for :class:`MixedPrecisionInferer`.
         train_handlers: as in MONAI.
 
     Raises:
@@ -124,7 +138,7 @@ class ContrastiveTrainer(SupervisedTrainer):
             loss_function=self._loss,
             epoch_length=epoch_length,
             prepare_batch=self._image_and_view,
-            inferer=inferer,
+            inferer=inferer or MixedPrecisionInferer(),
             train_handlers=train_handlers,
             decollate=False,
         )

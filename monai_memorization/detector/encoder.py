@@ -30,7 +30,8 @@ class ContrastiveEncoder(nn.Module):
         image_size: spatial size of the images, two or three numbers.
         channels: number of channels of the images.
         embedding_size: length D of an embedding.
-        widths: channels after each layer; each but the last halves the sides.
+        widths: channels after each layer.
+        halvings: number of layers, the first ones, that halve the sides; on too coarse a last map, shifts go unseen.
         spacing: voxel size of the set of volumes that it was trained on, as of ``Preparation``; None where not known.
         training_steps: number of steps that it was trained for; None where that is not known.
         trained_on: hash of the images that it was trained on.
@@ -46,7 +47,8 @@ class ContrastiveEncoder(nn.Module):
         image_size: Sequence[int],
         channels: int = 1,
         embedding_size: int = 128,
-        widths: Sequence[int] = (16, 32, 64, 128, 256),
+        widths: Sequence[int] = (16, 32, 64, 128, 128),
+        halvings: int = 3,
         spacing: Sequence[float] | None = None,
         training_steps: int | None = None,
         trained_on: str | None = None,
@@ -66,10 +68,11 @@ class ContrastiveEncoder(nn.Module):
             channels=int(channels),
             embedding_size=int(embedding_size),
             widths=layers,
+            halvings=int(halvings),
             spacing=None if spacing is None else [float(size) for size in spacing],
         )
         inputs = [channels, *layers[:-1]]
-        strides = [2] * (len(layers) - 1) + [1]
+        strides = [2 if i < halvings else 1 for i in range(len(layers))]
         self.layers = nn.Sequential(
             *(
                 Convolution(len(sides), n_in, n_out, strides=stride, kernel_size=3, act="RELU", norm="BATCH")
@@ -133,6 +136,8 @@ def load_encoder(path: str | Path) -> ContrastiveEncoder:
             )
     try:
         settings = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if "widths" in settings and "halvings" not in settings:  # of a version in which all layers but the last halved
+            settings["halvings"] = len(settings["widths"]) - 1
         encoder = ContrastiveEncoder(**{key: value for key, value in settings.items() if key != "version"})
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"encoder: {path.with_suffix('.json')} does not describe an encoder ({error})") from None
