@@ -10,7 +10,7 @@ $(VENV)/installed: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,generative,test,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,test,dev]'
 	touch $@
 
 lint: install
