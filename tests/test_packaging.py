@@ -9,10 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 import monai_memorization
@@ -45,11 +47,18 @@ def requirements() -> list[Requirement]:
     return [Requirement(line) for lines in requirement_blocks().values() for line in lines if not line.startswith("#")]
 
 
+def build(source: Path, folder: Path, form: str) -> Path:
+    """Build an sdist or a wheel by the declared backend, without network or isolation."""
+    code = f"import sys; from setuptools import build_meta; print(build_meta.build_{form}(sys.argv[1]))"
+    result = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=source, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return folder / result.stdout.splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """Wheel built by the declared backend from a copy of the tree, without network or isolation."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
+def source(tmp_path_factory) -> Path:
+    """A copy of the tree, with weights where the bundles write them."""
+    source = tmp_path_factory.mktemp("wheel") / "source"
     source.mkdir()
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
@@ -58,10 +67,12 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     for weights in (source / "bundles").glob("*/configs"):
         (weights.parent / "models").mkdir(exist_ok=True)
         (weights.parent / "models" / "model.pt").write_bytes(b"made of patients")
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    result = subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return zipfile.ZipFile(next(folder.glob("*.whl")))
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source) -> zipfile.ZipFile:
+    return zipfile.ZipFile(build(source, source.parent, "wheel"))
 
 
 def test_wheel_holds_every_module_and_the_typing_marker(wheel):
@@ -112,7 +123,7 @@ def test_every_package_is_listed():
 
 def test_every_requirement_has_its_reason_above_it():
     blocks = requirement_blocks()
-    assert set(blocks) == {"install_requires", "demo", "generative", "test", "dev"}
+    assert set(blocks) == {"install_requires", "demo", "docs", "test", "dev"}
     bare = [
         line
         for lines in blocks.values()
@@ -136,6 +147,29 @@ def test_version_is_written_in_one_place():
     modules = [*(REPOSITORY / "monai_memorization").rglob("*.py"), *REPOSITORY.glob("*.toml"), REPOSITORY / "setup.cfg"]
     quoted = re.compile(rf"""["'= ]{re.escape(VERSION)}["'\n]""")
     assert [path.name for path in modules if quoted.search(path.read_text(encoding="utf-8"))] == ["version.py"]
+
+
+def test_citation_has_the_version_and_licence():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (VERSION, setup_cfg()["metadata"]["license"])
+    assert {"cff-version", "message", "title", "authors", "references"} <= set(citation)
+
+
+def test_licence_of_every_requirement_is_listed():
+    page = (REPOSITORY / "docs" / "licences.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| ([\w-]+) \| [^|]+ \| ([^|]+) \|$", page, re.M)[1:])
+    assert set(listed) == {requirement.name for requirement in requirements()}
+    assert not [name for name, licence in listed.items() if "GPL" in licence]
+
+
+def test_wheel_of_the_sdist_is_the_wheel(source, wheel, tmp_path):
+    with tarfile.open(build(source, source.parent, "sdist")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    again = build(next(tmp_path.iterdir()), tmp_path, "wheel")
+    with zipfile.ZipFile(again) as other:
+        assert {name: other.read(name) for name in other.namelist() if "dist-info" not in name} == {
+            name: wheel.read(name) for name in wheel.namelist() if "dist-info" not in name
+        }
 
 
 def test_changelog_knows_the_version():

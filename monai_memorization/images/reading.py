@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from monai_memorization.images.series import read_series, stored_values
 from monai_memorization.images.sets import kind
 
 MAX_CHANNELS = 4
+# 4 GiB as float32; a few compressed kilobytes can claim, or even hold, more than any memory
+MAX_VALUES = 2**30
 
 
 def read_image(path: Path) -> Tensor:
@@ -67,13 +71,21 @@ Spacing = tuple[float, ...]
 
 def _read_picture(path: Path) -> tuple[Array, None]:
     with Image.open(path) as file:
+        _refuse_huge(file.size)
         plain = {"1": "L", "LA": "L"} | dict.fromkeys(("P", "PA", "CMYK", "RGBA", "YCbCr"), "RGB")
         array = np.asarray(file.convert(plain[file.mode]) if file.mode in plain else file)
     return (array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)), None
 
 
+def _refuse_huge(shape: Sequence[int]) -> None:
+    """Refuse by its header, before its values are read, what would fill the memory."""
+    if math.prod(map(int, shape)) > MAX_VALUES:
+        raise ValueError(f"its header claims {'x'.join(map(str, shape))} values, more than {MAX_VALUES:,}")
+
+
 def _read_nifti(path: Path) -> tuple[Array, Spacing | None]:
     stored: Any = nibabel.load(path)
+    _refuse_huge(stored.shape)
     volume = nibabel.as_closest_canonical(stored)
     if len([side for side in volume.shape[3:] if side > 1]) > 1 or max(volume.shape[3:], default=1) > MAX_CHANNELS:
         raise InputError(
@@ -111,6 +123,7 @@ def _read_numpy(path: Path) -> tuple[Array, None]:
 
 def _read_dicom(path: Path) -> tuple[Array, None]:
     dataset = pydicom.dcmread(path)
+    _refuse_huge([dataset.get(name) or 1 for name in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")])
     array = stored_values(dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         array = array.max() - array

@@ -173,6 +173,8 @@ def kind(path: Path) -> str | None:
 
     Archives name DICOM files without a suffix or by numbers; these are known by the mark behind their preamble.
     """
+    if path.is_fifo():  # whoever opens a pipe waits for a writer
+        return None
     name = path.name.lower()
     for suffix in SUFFIXES:
         if name.endswith(suffix):
@@ -272,12 +274,19 @@ def _check_files(ids: Sequence[str], paths: Sequence[Path], source: Path, role: 
     repeated = sorted(name for name, n in Counter(ids).items() if n > 1)
     if repeated:
         raise InputError(f"{role}: {source} lists {_count(repeated, 'image')} more than once ({_some(repeated)})")
-    missing = [name for name, path in zip(ids, paths, strict=True) if not path.exists()]
+    missing = [name for name, path in zip(ids, paths, strict=True) if not _exists(path)]
     if missing:
         raise InputError(
             f"{role}: {_count(missing, 'image')} of {source} missing ({_some(missing)}); paths are relative to "
             f"{source.parent}"
         )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for any file
+        return False
 
 
 def _relative(path: Path, folder: Path) -> str:
