@@ -9,6 +9,7 @@ The flow, and where it is:
     reporting    report.json and its tables, report.html, gallery.html
     auditing     audit(): all of it in one call
     gating       gate(): does a report meet a policy?
+    filtering    the set without the images that an audit suspects
     generation   train latent diffusion models, draw images from any generator
     handlers     the audit within a training
     demo, cli    the command line

@@ -77,6 +77,19 @@ def parser() -> argparse.ArgumentParser:
     auditor.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
     auditor.set_defaults(command=_audit)
 
+    sieve = commands.add_parser("filter", help="write an audited set without the images that the audit suspects")
+    sieve.add_argument("audit_dir", type=Path, help="folder of the finished audit")
+    sieve.add_argument("--synthetic", type=Path, required=True, help="the set that was audited, as it was given then")
+    sieve.add_argument("--output-dir", type=Path, required=True, help="new folder for synthetic.json and the images")
+    sieve.add_argument(
+        "--list",
+        dest="suspicion",
+        choices=("candidates", "fdr"),
+        default="candidates",
+        help="what is left out: copy candidates (default) or the FDR list; near-identical images always are",
+    )
+    sieve.set_defaults(command=_filter)
+
     gatekeeper = commands.add_parser("gate", help="hold a report against a policy; exit 0 pass, 1 fail, 3 inconclusive")
     gatekeeper.add_argument("report", type=Path, help="report.json, or the folder of the audit")
     gatekeeper.add_argument("--policy", type=Path, help="YAML file; what it leaves out keeps the default")
@@ -138,6 +151,15 @@ def _audit(output_dir: Path, **options: Any) -> None:
     report = audit(output_dir=output_dir, **options)
     print(verdict_line(report))
     print(f"Report: {output_dir / 'report.html'}")
+
+
+def _filter(**options: Any) -> None:
+    from monai_memorization.filtering import filter_synthetic  # loads MONAI
+
+    done = filter_synthetic(**options)
+    unread = f", {done.n_unread} that could not be read" if done.n_unread else ""
+    print(f"{done.data_list}: {done.n_kept} images kept, {done.n_dropped} left out{unread}")
+    print("Copies that the audit overlooked are still among them; `release` judges what is left.")
 
 
 def _gate(report: Path, policy: Path | None, print_policy: None) -> int:
