@@ -19,6 +19,8 @@ from monai_memorization.files import write_bytes, write_text
 from monai_memorization.images.preparation import Preparation, preparation_of
 from monai_memorization.version import __version__
 
+WIDTHS = (16, 32, 64, 128, 256)
+
 
 class ContrastiveEncoder(nn.Module):
     """Convolutional network from a prepared image to its embedding.
@@ -46,7 +48,7 @@ class ContrastiveEncoder(nn.Module):
         image_size: Sequence[int],
         channels: int = 1,
         embedding_size: int = 128,
-        widths: Sequence[int] = (16, 32, 64, 128, 256),
+        widths: Sequence[int] = WIDTHS,
         spacing: Sequence[float] | None = None,
         training_steps: int | None = None,
         trained_on: str | None = None,
