@@ -9,7 +9,9 @@ The flow, and where it is:
     reporting    report.json and its tables, report.html, gallery.html
     auditing     audit(): all of it in one call
     gating       gate(): does a report meet a policy?
+    filtering    the set without the images that an audit suspects
     generation   train latent diffusion models, draw images from any generator
+    releasing    release(): draw until enough images pass, and have another detector judge them
     handlers     the audit within a training
     demo, cli    the command line
 

@@ -23,6 +23,7 @@ from monai_memorization.reporting.pictures import LONGEST_SIDE
 from monai_memorization.reporting.report import compose_report, write_leaks, write_report, write_tables
 from monai_memorization.statistics.conformal import stratify
 from monai_memorization.statistics.findings import Findings, measure, timed
+from monai_memorization.statistics.power import N_PLANTS
 
 N_GALLERY_PAIRS = 200
 
@@ -43,6 +44,7 @@ def audit(
     device: str = "auto",
     gallery: bool = False,
     skip_unreadable: bool = False,
+    n_plants: int = N_PLANTS,
 ) -> dict[str, Any]:
     """Audit a synthetic set: which of its images are copies of training images, and how sure is that?
 
@@ -68,6 +70,8 @@ def audit(
         device: "cpu", "cuda", "cuda:1", ..., or "auto".
         gallery: whether to write gallery.html, which shows patient images.
         skip_unreadable: leave out images that cannot be read instead of stopping at the first.
+        n_plants: training images of which copies are planted in the power test, all of a smaller set; more make the
+            recall surer and the audit slower.
 
     Returns:
         The content of report.json.
@@ -79,11 +83,13 @@ def audit(
     check_seed(seed)
     settings: dict[str, Any] = {"alpha": alpha, "q": q, "seed": seed, "device": choose_device(device)}
     settings |= {"skip_unreadable": skip_unreadable, "reconstructed": reconstructed_validation is not None}
-    settings["monitored_left_out"] = monitoring is not None
+    settings |= {"monitored_left_out": monitoring is not None, "n_plants": n_plants}
     output, seconds = Path(output_dir), dict[str, float]()
     for name in ("alpha", "q"):
         if not 0 < settings[name] < 1:
             raise InputError(f"{name}: found {settings[name]}, but must lie between 0 and 1, for example 0.05")
+    if n_plants < 1:
+        raise InputError(f"n_plants: found {n_plants}, but must be at least 1; without plants nothing can be concluded")
     sets = read_roles(
         training, validation, synthetic, reconstructed_validation, reconstructed_training, monitoring=monitoring
     )

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from monai_memorization.errors import InputError
 from monai_memorization.images.sets import read_image_set, split, write_image_set
 from monai_memorization.injection import inject
@@ -75,7 +77,51 @@ def parser() -> argparse.ArgumentParser:
     auditor.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     auditor.add_argument("--gallery", action="store_true", help="write gallery.html, which shows patient images")
     auditor.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
+    auditor.add_argument("--n-plants", type=int, default=32, help="images copied in the power test (default: 32)")
     auditor.set_defaults(command=_audit)
+
+    sieve = commands.add_parser("filter", help="write an audited set without the images that the audit suspects")
+    sieve.add_argument("audit_dir", type=Path, help="folder of the finished audit")
+    sieve.add_argument("--synthetic", type=Path, required=True, help="the set that was audited, as it was given then")
+    sieve.add_argument("--output-dir", type=Path, required=True, help="new folder for synthetic.json and the images")
+    sieve.add_argument(
+        "--list",
+        dest="suspicion",
+        choices=("candidates", "fdr"),
+        default="candidates",
+        help="what is left out: copy candidates (default) or the FDR list; near-identical images always are",
+    )
+    sieve.set_defaults(command=_filter)
+
+    releaser = commands.add_parser("release", help="draw until enough images pass, then judge them by another detector")
+    releaser.add_argument("configs", type=Path, nargs="+", help="inference config of a MONAI bundle, and overrides")
+    releaser.add_argument("--n", type=int, required=True, help="images wanted")
+    for role in ("training", "validation"):
+        releaser.add_argument(f"--{role}", type=Path, required=True, help=_ROLES[role])
+    releaser.add_argument("--output-dir", type=Path, required=True, help="new folder for what may be handed out")
+    releaser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=_override,
+        help="keys of the config, such as model_dir=models",
+    )
+    releaser.add_argument("--work-dir", type=Path, help="folder for what stays inside (default: OUTPUT_DIR_work)")
+    releaser.add_argument("--limit", type=int, help="most images drawn (default: ten times those wanted)")
+    releaser.add_argument("--policy", type=Path, help="of the gate; YAML file")
+    releaser.add_argument("--encoder", type=Path, help="weights of the encoder that filters; without it one is trained")
+    releaser.add_argument("--judge", type=Path, help="weights of the encoder that judges; without it one is trained")
+    for option in ("--reconstructed-validation", "--reconstructed-training", "--monitoring"):
+        releaser.add_argument(option, type=Path, help="as for audit")
+    releaser.add_argument("--alpha", type=float, default=0.05, help="level of both audits (default: 0.05)")
+    releaser.add_argument("--q", type=float, default=0.05, help="level of their FDR lists (default: 0.05)")
+    releaser.add_argument("--seed", type=int, default=0, help="of everything but the images (default: 0)")
+    releaser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
+    releaser.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
+    releaser.set_defaults(command=_release)
 
     gatekeeper = commands.add_parser("gate", help="hold a report against a policy; exit 0 pass, 1 fail, 3 inconclusive")
     gatekeeper.add_argument("report", type=Path, help="report.json, or the folder of the audit")
@@ -138,6 +184,37 @@ def _audit(output_dir: Path, **options: Any) -> None:
     report = audit(output_dir=output_dir, **options)
     print(verdict_line(report))
     print(f"Report: {output_dir / 'report.html'}")
+
+
+def _filter(**options: Any) -> None:
+    from monai_memorization.filtering import filter_synthetic  # loads MONAI
+
+    done = filter_synthetic(**options)
+    unread = f", {done.n_unread} that could not be read" if done.n_unread else ""
+    print(f"{done.data_list}: {done.n_kept} images kept, {done.n_dropped} left out{unread}")
+    print("Copies that the audit overlooked are still among them; `release` judges what is left.")
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"found {text!r}; give KEY=VALUE")
+    return key, yaml.safe_load(value)
+
+
+def _release(configs: list[Path], overrides: list[tuple[str, Any]], output_dir: Path, n: int, **options: Any) -> int:
+    from monai_memorization.gating import EXIT_STATUS
+    from monai_memorization.generation.draws import BundleDraw
+    from monai_memorization.releasing import release
+
+    done = release(BundleDraw(configs, dict(overrides)), n, output_dir=output_dir, **options)
+    if done.decision is None:
+        print(f"Gave up after {done.n_drawn} images: {done.n_passed} passed, {n} were wanted. Nothing was released.")
+        return EXIT_STATUS["fail"]
+    print(f"{done.decision}\n{n} of {done.n_drawn} images drawn; {done.n_passed} passed the filter.")
+    print(f"Released: {output_dir}" if done.written else "Not released, as the gate does not let the images pass.")
+    print(f"Report: {output_dir / 'report.html'}")
+    return EXIT_STATUS[done.decision.status]
 
 
 def _gate(report: Path, policy: Path | None, print_policy: None) -> int:

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from monai_memorization.errors import InputError
@@ -37,6 +40,38 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise InputError(f"{path}: cannot be written ({reason}); free the disk or choose another folder") from error
     except BaseException:
         _remove(unfinished)
+        raise
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder whole or not at all: yields a temporary one beside it, which takes its place at the end.
+
+    Args:
+        folder: a path where nothing is, or an empty folder.
+
+    Yields:
+        The folder to write in.
+
+    Raises:
+        InputError: if something is there, or it cannot be written.
+    """
+    check_writable(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: exists and is not empty; name a new folder")
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if folder.is_dir():
+            folder.rmdir()
+        unfinished.replace(folder)
+    except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        reason = error.strerror or str(error)
+        raise InputError(f"{folder}: cannot be written ({reason}); free the disk or choose another folder") from error
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -229,11 +229,21 @@ def _verdicts(report: Mapping[str, Any], accepted: list[str]) -> _Found:
 
 
 def _copy_rate(report: Mapping[str, Any], limit: float) -> _Found:
-    required, ends = f"95 % interval at most {_RATE.limit(limit)}", report["calibrated"]["copy_rate_ci"]
+    return _interval(f"95 % interval at most {_RATE.limit(limit)}", report["calibrated"]["copy_rate_ci"], limit)
+
+
+def _interval(required: str, ends: Sequence[float] | None, limit: float) -> _Found:
     if ends is None:
         return _Found(required, "not known", "unknown")
     result: Result = "pass" if ends[1] <= limit else "fail" if ends[0] > limit else "unknown"
     return _Found(required, " to ".join(percent(end, limit) or "" for end in ends), result)
+
+
+def _residual_rate(report: Mapping[str, Any], limit: float) -> _Found:
+    required = f"95 % interval at most {_RATE.limit(limit)}"
+    if "release" not in report:
+        return _Found(required, "not the report of a release", "off")
+    return _interval(required, report["release"]["residual_rate_ci"], limit)
 
 
 def _fdr_list(report: Mapping[str, Any], limit: int) -> _Found:
@@ -254,6 +264,7 @@ def _validation_patients(report: Mapping[str, Any], limit: int) -> _Found:
 _CLAUSES = {
     "verdicts": _Rule(_VERDICTS, _verdicts),
     "max_copy_rate": _Rule(_RATE, _copy_rate),
+    "max_residual_rate": _Rule(_RATE, _residual_rate),
     "max_noticeable_rate": _most(_RATE, "verdict.noticeable_rate", "unknown"),
     "max_fdr_list": _Rule(_COUNT, _fdr_list),
     "max_near_identical": _most(_COUNT, "calibrated.n_near_identical", "fail"),

@@ -69,6 +69,34 @@ def gap_not_measured() -> dict[str, Any]:
     return report
 
 
+def released() -> dict[str, Any]:
+    """A set that was filtered and then judged by another detector."""
+    report = no_copies_found()
+    report["release"] = {
+        "n_asked": 400,
+        "n_drawn": 610,
+        "n_passed": 412,
+        "filter": {
+            "alpha_attained": 0.049,
+            "flagged_rate": 0.325,
+            "copy_rate_at_power": 0.31,
+            "n_near_identical": 3,
+            "recall_seen": 0.95,
+            "recall_unseen": 0.93,
+            "n_planted": 256,
+        },
+        "residual_rate": 0.032,
+        "residual_rate_ci": [0.012, 0.058],
+        "judge": {
+            "n_planted_passed": 410,
+            "recall": 0.41,
+            "copy_rate_at_power": 0.02,
+            "copy_rate_at_power_ci": [0.0, 0.11],
+        },
+    }
+    return report
+
+
 def unknown_patients() -> dict[str, Any]:
     """An audit without patient ids, inconclusive for two reasons."""
     report = _report(n_training=256, n_validation=100, n_synthetic=400, share_copied=0)
@@ -133,6 +161,7 @@ EXAMPLES = {
         few_patients,
         labels_on_reconstructions,
         gap_not_measured,
+        released,
         unknown_patients,
         all_null,
         hostile,

@@ -20,7 +20,7 @@ from monai_memorization.cli import main, parser
 from monai_memorization.images.sets import read_image_set
 
 EVALUATE = Path(__file__).parent.parent / "bundles" / "memorization_audit" / "configs" / "evaluate.json"
-COMMANDS = ("demo", "split", "audit", "gate", "compare", "inject")
+COMMANDS = ("demo", "split", "audit", "filter", "release", "gate", "compare", "inject")
 
 
 @pytest.fixture(scope="module")

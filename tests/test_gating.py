@@ -68,6 +68,10 @@ def test_each_clause_decides_alone():
             ("calibrated.copy_rate_ci", [0.11, 0.2], "fail"),
             ("calibrated.copy_rate_ci", [0.0, 0.11], "inconclusive"),
         ],
+        "max_residual_rate": [
+            ("release", {"residual_rate_ci": [0.11, 0.2]}, "fail"),
+            ("release", {"residual_rate_ci": [0.01, 0.11]}, "inconclusive"),
+        ],
         "max_noticeable_rate": [("verdict.noticeable_rate", 0.16, "inconclusive")],
         "max_fdr_list": [("calibrated.fdr.n_copies", 1, "fail")],
         "max_near_identical": [("calibrated.n_near_identical", 1, "fail")],

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from monai_memorization.detector.embeddings import embed_batch
-from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
+from monai_memorization.detector.encoder import WIDTHS, ContrastiveEncoder, load_encoder, save_encoder
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.views import Views
 from monai_memorization.errors import InputError
@@ -161,6 +161,7 @@ def train_encoder(
     n_steps: int = N_STEPS,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    widths: Sequence[int] = WIDTHS,
     **settings: Any,
 ) -> ContrastiveEncoder:
     """Train an encoder on a training set.
@@ -170,6 +171,7 @@ def train_encoder(
         n_steps: number of steps.
         seed: of weights, order and views; torch's own random state is left as it was.
         device: where to train.
+        widths: of the network.
         settings: further arguments of :class:`ContrastiveTrainer`.
 
     Returns:
@@ -180,7 +182,11 @@ def train_encoder(
         torch.manual_seed(seed)
         preparation = images.preparation
         encoder = ContrastiveEncoder(
-            preparation.image_size, preparation.channels, spacing=preparation.spacing, training_steps=n_steps
+            preparation.image_size,
+            preparation.channels,
+            widths=widths,
+            spacing=preparation.spacing,
+            training_steps=n_steps,
         )
         trainer = ContrastiveTrainer(device, 1, images, encoder, n_steps, seed=seed, **settings)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: bar.update())
@@ -222,6 +228,7 @@ def obtain_encoder(
     seed: int = 0,
     device: str | torch.device = "cpu",
     skip_unreadable: bool = False,
+    widths: Sequence[int] = WIDTHS,
 ) -> ContrastiveEncoder:
     """Load the given encoder, or the one that an earlier run left in ``folder``, or train one and keep it there.
 
@@ -232,6 +239,7 @@ def obtain_encoder(
         seed: of the training.
         device: where to train.
         skip_unreadable: train without the images that cannot be read.
+        widths: of the network that is trained.
 
     Returns:
         The encoder, in evaluation mode.
@@ -248,13 +256,13 @@ def obtain_encoder(
             )
         return encoder
     kept = folder / "model.pt"
-    if (kept_encoder := _load_kept(kept)) is not None and kept_encoder.trained_on == _hash(training, seed):
+    if (kept_encoder := _load_kept(kept)) is not None and kept_encoder.trained_on == _hash(training, seed, widths):
         logger.info("using the encoder that an earlier run trained on these images: %s", kept)
         return kept_encoder
     logger.info("no encoder given: training one on the %d training images", len(training))
     images = read_prepared(training, choose_preparation(training), skip_unreadable)
-    encoder = train_encoder(images, seed=seed, device=device)
-    encoder.trained_on = _hash(training, seed)
+    encoder = train_encoder(images, seed=seed, device=device, widths=widths)
+    encoder.trained_on = _hash(training, seed, widths)
     save_encoder(encoder, kept)
     return encoder
 
@@ -277,11 +285,11 @@ def _tell_duration(engine: Engine, start: float) -> None:
     )
 
 
-def _hash(images: ImageSet, seed: int) -> str:
-    """Hash the names, sizes and times of the files: an encoder is kept for one training set and seed."""
+def _hash(images: ImageSet, seed: int, widths: Sequence[int]) -> str:
+    """Hash the names, sizes and times of the files: an encoder is kept for one training set, seed and network."""
     stats = [path.stat() for path in images.paths]
     files = list(zip(images.image_ids, ((stat.st_size, stat.st_mtime_ns) for stat in stats), strict=True))
-    return hashlib.sha256(repr((seed, N_STEPS, files)).encode()).hexdigest()
+    return hashlib.sha256(repr((seed, N_STEPS, list(widths), files)).encode()).hexdigest()
 
 
 def _warm_cosine(step: int, n_steps: int) -> float:

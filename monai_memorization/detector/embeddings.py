@@ -88,7 +88,7 @@ def embed(
         kept.append(indices)
         vectors.append(embed_batch(encoder, batch, device))
         thumbnails.append(shrink(batch))
-        digests += [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in batch]
+        digests += map(digest, batch)
     if not kept:
         raise InputError(f"{images.role}: none of its {len(images)} images can be read; {notes.unreadable[0]}")
     return Embeddings(
@@ -106,6 +106,11 @@ def embed_batch(encoder: nn.Module, images: Tensor, device: str | torch.device =
     """Return the embeddings, float32 (B, D) on the CPU, of prepared images (B, C, *image_size)."""
     vectors: Tensor = encoder(images.to(device))
     return vectors.float().cpu()
+
+
+def digest(image: Tensor) -> str:
+    """Hash a prepared image, (C, *image_size): equal for equal images, whatever their file."""
+    return hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest()
 
 
 def shrink(images: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ from monai_memorization.files import write_bytes, write_text
 from monai_memorization.images.preparation import Preparation, preparation_of
 from monai_memorization.version import __version__
 
+WIDTHS = (16, 32, 64, 128, 128)
+
 
 class ContrastiveEncoder(nn.Module):
     """Convolutional network from a prepared image to its embedding.
@@ -47,7 +49,7 @@ class ContrastiveEncoder(nn.Module):
         image_size: Sequence[int],
         channels: int = 1,
         embedding_size: int = 128,
-        widths: Sequence[int] = (16, 32, 64, 128, 128),
+        widths: Sequence[int] = WIDTHS,
         halvings: int = 3,
         spacing: Sequence[float] | None = None,
         training_steps: int | None = None,

@@ -6,18 +6,24 @@ An image in both sets makes copies of it look ordinary. An image that the traini
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
+import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from monai_memorization.detector.embeddings import Embeddings
+from monai_memorization.detector.embeddings import Embeddings, digest, shrink
 from monai_memorization.detector.near_identical import near_identical, near_identical_pairs
 from monai_memorization.errors import InputError
-from monai_memorization.images.preparation import Preparation
+from monai_memorization.images.preparation import Preparation, choose_preparation, prepared_batches
+from monai_memorization.images.sets import ImageSet, read_image_set
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["identical_in_validation", "near_identical_in_validation", "repeated_in_training"]
 
@@ -59,6 +65,31 @@ def find_leaks(training: Embeddings, validation: Embeddings, preparation: Prepar
         Validation images first, each kind in the order of its set.
     """
     return _in_validation(training, validation, preparation) + _repeated(training, preparation)
+
+
+def distinct_images(source: str | Path | ImageSet, role: str = "training") -> ImageSet:
+    """Return a set without the images that repeat another one of it, for configs.
+
+    What a generator sees twice it memorizes first.
+
+    Args:
+        source: as for :func:`monai_memorization.images.sets.read_image_set`, or a set already listed.
+        role: the name of the argument, for messages.
+
+    Returns:
+        Of images that are identical or near-identical the first, and all others.
+    """
+    images = source if isinstance(source, ImageSet) else read_image_set(source, role)
+    preparation = choose_preparation(images)
+    thumbnails, digests = [], list[str]()
+    for _, batch in prepared_batches(images, preparation):
+        thumbnails.append(shrink(batch))
+        digests += map(digest, batch)
+    # no encoder is needed to see that two images are one picture
+    pictures = Embeddings(images, torch.empty(len(images), 0), torch.cat(thumbnails), tuple(digests))
+    repeated = {leak.image_id for leak in _repeated(pictures, preparation)}
+    logger.info("%s: %d of %d images repeat another one and are left out", role, len(repeated), len(images))
+    return images.subset(i for i, name in enumerate(images.image_ids) if name not in repeated)
 
 
 def refuse_identical(leaks: Sequence[Leak]) -> None:

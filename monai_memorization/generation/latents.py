@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from monai.networks.nets import DiffusionModelUNet
+from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -21,14 +24,26 @@ class LatentDiffusionUNet(DiffusionModelUNet):
     2022, appendix G), and what is sampled must be divided by it before decoding. A model file without that number is
     incomplete, hence a buffer: it is saved, loaded, copied and averaged with the weights.
 
-    The arguments are those of ``DiffusionModelUNet``.
+    The arguments are those of ``DiffusionModelUNet``, and
+
+    Args:
+        dropout: rate of the dropout before the second convolution of each residual block, in training (Ho et al. 2020,
+            "Denoising diffusion probabilistic models", appendix B); MONAI's network has none there.
     """
 
     scale_factor: Tensor
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.register_buffer("scale_factor", torch.ones(()))
+        for block in self.modules():
+            if dropout > 0 and isinstance(block, DiffusionUNetResnetBlock):
+                # a hook and no module: the names of the weights stay as they are
+                block.conv2.register_forward_pre_hook(partial(_drop, dropout))
+
+
+def _drop(rate: float, module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return F.dropout(inputs[0], rate, module.training)
 
 
 class LatentDataset(Dataset[dict[str, Any]]):

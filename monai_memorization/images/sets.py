@@ -158,6 +158,36 @@ def split(images: ImageSet, share: float = 0.2, seed: int = 0) -> tuple[ImageSet
     return replace(training, role="training"), replace(validation, role="validation")
 
 
+def cap_patients(source: str | Path | ImageSet, n: int, seed: int = 0, role: str = "training") -> ImageSet:
+    """Return a set with at most ``n`` images of each patient, chosen at random, for configs.
+
+    Args:
+        source: as for :func:`read_image_set`, or a set already listed.
+        n: images of a patient, at least 1.
+        seed: of the choice.
+        role: the name of the argument, for messages.
+
+    Returns:
+        The chosen images, in their order.
+
+    Raises:
+        InputError: if patients are not known, or ``n`` or the seed is out of its range.
+    """
+    check_seed(seed)
+    images = source if isinstance(source, ImageSet) else read_image_set(source, role)
+    if n < 1:
+        raise InputError(f"n: found {n} images per patient, but must be at least 1")
+    if not images.has_patients:
+        raise InputError(f"{role}: names no patients, whose images could be counted; give a CSV with patient_id")
+    met: Counter[str] = Counter()
+    chosen = []
+    for i in torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist():
+        met[images.patient_ids[i]] += 1
+        if met[images.patient_ids[i]] <= n:
+            chosen.append(i)
+    return images.subset(sorted(chosen))
+
+
 def write_image_set(images: ImageSet, path: Path) -> None:
     """Write a set as a CSV that :func:`read_image_set` reads back, paths relative to it where they lie on one drive."""
     columns: dict[str, Sequence[str]] = {"image": [_relative(image, path.parent) for image in images.paths]}

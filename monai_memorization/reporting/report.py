@@ -155,7 +155,9 @@ def describe_run(
         "seed": settings.get("seed"),
         "device": settings.get("device"),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "image_list_sha256": {role: hash_images(embeddings) for role, embeddings in sets.items()},
+        "image_list_sha256": {
+            role: hash_images(embeddings.images.image_ids, embeddings.digests) for role, embeddings in sets.items()
+        },
         "encoder_sha256": hash_weights(encoder),
         "scheduler": None,
         "n_steps": None,
@@ -164,9 +166,9 @@ def describe_run(
     }
 
 
-def hash_images(embeddings: Embeddings) -> str:
+def hash_images(image_ids: Sequence[str], digests: Sequence[str]) -> str:
     """Hash the ids and the contents of a set, in its order."""
-    lines = (f"{name}\t{digest}" for name, digest in zip(embeddings.images.image_ids, embeddings.digests, strict=True))
+    lines = (f"{name}\t{digest}" for name, digest in zip(image_ids, digests, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -82,7 +82,7 @@ def measure(
         encoder: the detector, for the power test.
         embedded: "training", "validation", "synthetic" and where given "reconstructed_validation" and
             "reconstructed_training".
-        settings: alpha, q, seed, device.
+        settings: alpha, q, seed, device, n_plants.
         seconds: takes the time of each stage.
 
     Returns:
@@ -175,9 +175,9 @@ def _measure_power(
 ) -> list[Recall]:
     """Plant copies of training images whose label has a threshold."""
     training, seed, device = embedded["training"], settings["seed"], settings["device"]
-    level = _own_thresholds(training.images, thresholds)
+    level = own_thresholds(training.images, thresholds)
     recalls = []
-    index = choose_plants(len(training), seed)
+    index = choose_plants(len(training), seed, settings["n_plants"])
     index = index[~level[index].isnan()]
     if len(index) > 0:
         images = read_prepared(training.images.subset(index.tolist()), encoder.preparation).pixels.float()
@@ -191,7 +191,7 @@ def _measure_power(
     return recalls
 
 
-def _own_thresholds(images: ImageSet, thresholds: Mapping[str | None, float]) -> Tensor:
+def own_thresholds(images: ImageSet, thresholds: Mapping[str | None, float]) -> Tensor:
     """Return the threshold of each image, that of its label where there are labels; nan where there is none."""
     labels = (None,) * len(images) if None in thresholds else images.labels or ("",) * len(images)
     return torch.tensor([thresholds.get(label, float("nan")) for label in labels])
@@ -227,7 +227,7 @@ def _accumulation(
     """Count training images matched as images are drawn, by candidates and by as many false ones of validation."""
     drawn, matched = accumulation_curve(match, flags.copy_candidate)
     false_drawn, false_matched = accumulation_curve(
-        validation_match, validation_similarity > _own_thresholds(calibration.images, thresholds)
+        validation_match, validation_similarity > own_thresholds(calibration.images, thresholds)
     )
     common = drawn[drawn <= len(calibration)]
     return {

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,16 +143,32 @@ def measure_power(
     Returns:
         One entry per family and strength.
     """
-    others = images.roll(1, 0)
-    cells = [(f, s) for f in families if images.dim() - 2 in f.dimensions for s in f.strengths]
     recalls = []
+    for family, strength, copies in plant(images, families, seed):
+        found = _found(embed_batch(encoder, copies, device), index, training, threshold)
+        recalls.append(Recall(family.name, strength, len(images), *found, family.seen_in_training, family.whole))
+    return recalls
+
+
+def plant(
+    images: Tensor, families: Sequence[Family] = FAMILIES, seed: int = 0
+) -> Iterator[tuple[Family, float, Tensor]]:
+    """Make the planted copies, one family and strength at a time.
+
+    Args:
+        images: the training images that are copied, prepared, (n, C, *image_size) in [0, 1].
+        families: what is done to the copies.
+        seed: of random degradations; torch's own random state is left as it was.
+
+    Yields:
+        Family, strength and copies, of the shape of ``images``.
+    """
+    others = images.roll(1, 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for family, strength in cells:
-            copies = degradations.rescale(family.degrade(images, others, strength))
-            found = _found(embed_batch(encoder, copies, device), index, training, threshold)
-            recalls.append(Recall(family.name, strength, len(images), *found, family.seen_in_training, family.whole))
-    return recalls
+        for family in families:
+            for strength in family.strengths if images.dim() - 2 in family.dimensions else ():
+                yield family, strength, degradations.rescale(family.degrade(images, others, strength))
 
 
 def measure_reconstructions(vectors: Tensor, index: Tensor, training: Tensor, threshold: Tensor) -> Recall:

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Filter: the images of an audited set that the audit does not suspect, as a MONAI data list with links to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from monai_memorization.detector.embeddings import digest
+from monai_memorization.errors import InputError
+from monai_memorization.files import new_folder, write_text
+from monai_memorization.images.preparation import Notes, preparation_of, prepared_batches
+from monai_memorization.images.sets import ImageSet, read_image_set
+from monai_memorization.reporting.reading import read_report
+from monai_memorization.reporting.report import hash_images
+
+Suspicion = Literal["candidates", "fdr"]
+_COLUMNS: dict[Suspicion, str] = {"candidates": "copy_candidate", "fdr": "in_fdr_list"}
+DATA_LIST = "synthetic.json"
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What a filter did.
+
+    Args:
+        data_list: the list that was written.
+        n_kept: images on it.
+        n_dropped: images that the audit suspects.
+        n_unread: images that the audit could not read, which are not kept either.
+    """
+
+    data_list: Path
+    n_kept: int
+    n_dropped: int
+    n_unread: int
+
+
+def filter_synthetic(
+    audit_dir: str | Path, synthetic: str | Path, output_dir: str | Path, suspicion: Suspicion = "candidates"
+) -> Filtered:
+    """Write an audited set without the images that the audit suspects.
+
+    Near-identical images are left out whatever is chosen, and so are images that could not be read. What is left is not
+    clean: the copies that this audit overlooks are in it. :func:`monai_memorization.releasing.release` judges that.
+
+    Args:
+        audit_dir: folder of the finished audit.
+        synthetic: the set that was audited, given as it was given to the audit.
+        output_dir: a new or empty folder; takes synthetic.json, a MONAI data list, and images/, hard links where the
+            disk allows and copies elsewhere.
+        suspicion: which images are left out, "candidates" (at alpha) or "fdr" (the FDR list only).
+
+    Returns:
+        The counts.
+
+    Raises:
+        InputError: if the audit is not complete, the images are not those that were audited, none would be left, or
+            the folder is not empty. Nothing is then written.
+    """
+    listed = read_image_set(synthetic, "synthetic")
+    images, suspected = read_suspected(Path(audit_dir), listed, suspicion)
+    kept = [i for i, name in enumerate(images.image_ids) if not suspected[name]]
+    if not kept:
+        raise InputError(
+            f"{audit_dir}: all {len(images)} images are suspected, so nothing is left; train the generator anew, "
+            "docs/copies_found.md says how"
+        )
+    write_data_list(images.subset(kept), Path(output_dir))
+    return Filtered(Path(output_dir) / DATA_LIST, len(kept), len(images) - len(kept), len(listed) - len(images))
+
+
+def read_suspected(
+    audit_dir: Path, images: ImageSet, suspicion: Suspicion = "candidates"
+) -> tuple[ImageSet, dict[str, bool]]:
+    """Return the images that the audit could read, and for each id whether the audit suspects it.
+
+    Args:
+        audit_dir: folder of the finished audit.
+        images: the set that was audited.
+        suspicion: as of :func:`filter_synthetic`.
+
+    Raises:
+        InputError: if the audit is not complete, or the images are not those that were audited.
+    """
+    if suspicion not in _COLUMNS:
+        raise InputError(f"list: found {suspicion!r}; give one of {', '.join(_COLUMNS)}")
+    report = read_report(audit_dir)
+    pairs = _read_table(audit_dir / "pairs.csv", ("synthetic_id", _COLUMNS[suspicion]))
+    identical = set(_read_table(audit_dir / "near_identical.csv", ("synthetic_id",))["synthetic_id"])
+    marks = zip(pairs["synthetic_id"], pairs[_COLUMNS[suspicion]], strict=True)
+    suspected = {name: mark != "False" or name in identical for name, mark in marks}
+    audited = images.subset(i for i, name in enumerate(images.image_ids) if name in suspected)
+    n_unread = report["sets"]["synthetic"].get("n_unreadable") or 0
+    if len(audited) != len(suspected) or len(images) - len(audited) > n_unread:
+        raise InputError(
+            f"synthetic: holds {len(images)} images, {len(audited)} of the {len(suspected)} that {audit_dir} audited "
+            "among them; give the set that was audited, as it was given then"
+        )
+    if not _are_the_audited(audited, report):
+        raise InputError(
+            f"synthetic: its images are not what they were when {audit_dir} audited them; audit them again"
+        )
+    return audited, suspected
+
+
+def write_data_list(images: ImageSet, folder: Path) -> None:
+    """Write a set to a new folder: links to its files under images/, and a MONAI data list of them.
+
+    Names are those of the files, with the folders that they do not all have in common.
+
+    Raises:
+        InputError: if the folder is not new or empty, or cannot be written.
+    """
+    root = os.path.commonpath([path.absolute().parent for path in images.paths])
+    names = ["images/" + Path(os.path.relpath(path.absolute(), root)).as_posix() for path in images.paths]
+    items: list[dict[str, Any]] = [{"image": name} for name in names]
+    if images.labels is not None:
+        items = [item | {"label": label} for item, label in zip(items, images.labels, strict=True)]
+    with new_folder(folder) as unfinished:
+        for path, name in zip(images.paths, names, strict=True):
+            _link(path, unfinished / name)
+        write_text(unfinished / DATA_LIST, json.dumps({"synthetic": items}, indent=2) + "\n")
+
+
+def _link(path: Path, target: Path) -> None:
+    """Link a file, or each file of a folder of DICOM slices; copy where links are not possible."""
+    if path.is_dir():
+        for part in path.iterdir():
+            _link(part, target / part.name)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path.resolve(), target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(path, target)
+
+
+def _are_the_audited(images: ImageSet, report: dict[str, Any]) -> bool:
+    """Tell whether the images still have the contents that the report has the hash of."""
+    settings = report["encoder"]
+    preparation = preparation_of(settings["image_size"], settings["channels"], settings.get("spacing"))
+    digests: list[str] = []
+    for _, batch in prepared_batches(images, preparation, skip_unreadable=True, notes=Notes()):
+        digests += map(digest, batch)
+    audited: str = report["provenance"]["image_list_sha256"]["synthetic"]
+    return len(digests) == len(images) and hash_images(images.image_ids, digests) == audited
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)[list(columns)]
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a table of an audit ({type(error).__name__}: {error}); give the folder of a "
+            "finished audit"
+        ) from None

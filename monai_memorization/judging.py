@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judge what a filter left: by its own recall, and by a detector that did not do the filtering."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_memorization.detector.embeddings import embed, embed_batch
+from monai_memorization.detector.encoder import load_encoder
+from monai_memorization.detector.neighbors import nearest
+from monai_memorization.errors import InputError
+from monai_memorization.images.preparation import read_prepared
+from monai_memorization.images.roles import originals
+from monai_memorization.images.sets import ImageSet
+from monai_memorization.statistics.conformal import Stratum
+from monai_memorization.statistics.counts import copy_rate_at_power
+from monai_memorization.statistics.findings import own_thresholds
+from monai_memorization.statistics.power import choose_plants, plant
+from monai_memorization.statistics.residual import rate_at_power_interval, residual_interval, residual_rate
+
+
+class Detector:
+    """An encoder as an audit calibrated it: tells which images it flags.
+
+    Args:
+        path: weights of the encoder.
+        training: the training set.
+        report: of the audit.
+        device: where the encoder runs.
+        skip_unreadable: leave out images that cannot be read.
+    """
+
+    def __init__(
+        self, path: Path, training: ImageSet, report: Mapping[str, Any], device: str, skip_unreadable: bool
+    ) -> None:
+        self.encoder = load_encoder(path).to(device)
+        self.device = device
+        self.skip_unreadable = skip_unreadable
+        self.training = embed(self.encoder, training, device=device, skip_unreadable=skip_unreadable)
+        strata = report["calibrated"]["strata"]
+        self.thresholds = {s["label"]: math.inf if s["threshold"] is None else s["threshold"] for s in strata}
+
+    def flags(self, vectors: Tensor, images: ImageSet) -> Tensor:
+        """Return which of n images it flags, bool (n,), given their embeddings (n, D)."""
+        return nearest(vectors, self.training.vectors)[0][:, 0] > own_thresholds(images, self.thresholds)
+
+
+def passing_images(sets: Mapping[str, ImageSet], detector: Detector) -> dict[str, ImageSet]:
+    """Return the validation images that a filter lets pass, and their reconstructions where there are any.
+
+    Args:
+        sets: "validation" and where given "reconstructed_validation", which then decides.
+        detector: the filter.
+
+    Raises:
+        InputError: if none passes.
+    """
+    calibration = sets.get("reconstructed_validation", sets["validation"])
+    embedded = embed(detector.encoder, calibration, device=detector.device, skip_unreadable=detector.skip_unreadable)
+    passed = (~detector.flags(embedded.vectors, embedded.images)).nonzero()[:, 0].tolist()
+    if not passed:
+        raise InputError(
+            "validation: no image of the judge's half passes the filter; raise alpha or give more patients"
+        )
+    kept = embedded.images.subset(passed)
+    if calibration is sets["validation"]:
+        return {"validation": kept}
+    return {
+        "validation": sets["validation"].subset(originals(kept, sets["validation"])),
+        "reconstructed_validation": kept,
+    }
+
+
+def describe_residual(report: Mapping[str, Any], n: int, seed: int) -> dict[str, Any]:
+    """Say how many copies a filter left among ``n`` images, by its own recall: part of `release` of the report.
+
+    Args:
+        report: of the audit that filtered.
+        n: images that are handed out.
+        seed: of the interval.
+    """
+    calibrated, power = report["calibrated"], report["power_summary"]
+    n_drawn, n_flagged = report["sets"]["synthetic"]["n_images"], calibrated["n_copies"]
+    n_planted = min((cell["n"] for cell in report["power"]), default=0)
+    planted = [(power[group], n_planted) for group in ("seen", "unseen") if power[group] is not None]
+    ends = residual_interval(n_flagged, n_drawn, n, calibrated["alpha"], _strata(calibrated["strata"]), planted, seed)
+    return {
+        "filter": {
+            key: calibrated[key] for key in ("alpha_attained", "flagged_rate", "copy_rate_at_power", "n_near_identical")
+        }
+        | {"recall_seen": power["seen"], "recall_unseen": power["unseen"], "n_planted": n_planted},
+        "residual_rate": residual_rate(n_flagged, n_drawn, calibrated["alpha_attained"], power["working_recall"]),
+        "residual_rate_ci": ends,
+    }
+
+
+def describe_judge(
+    report: Mapping[str, Any], filtering: Detector, judging: Detector, seed: int, n_plants: int
+) -> dict[str, Any]:
+    """Say what the judge finds, and how much of what passes the filter it can find: `release.judge` of the report.
+
+    Args:
+        report: of the judge's audit.
+        filtering: the detector that filtered.
+        judging: the detector that judges.
+        seed: of the planted copies and the interval.
+        n_plants: training images that are copied.
+    """
+    calibrated = report["calibrated"]
+    n_passed, n_found, n_images = planted_that_pass(filtering, judging, seed, n_plants)
+    recall = n_found / n_passed if n_passed else None
+    n_flagged, n = calibrated["n_copies"], report["sets"]["synthetic"]["n_images"]
+    strata = _strata(calibrated["strata"])
+    return {
+        "n_planted_passed": n_passed,
+        "recall": recall,
+        "copy_rate_at_power": copy_rate_at_power(n_flagged, n, calibrated["alpha_attained"], recall),
+        "copy_rate_at_power_ci": rate_at_power_interval(
+            n_flagged, n, calibrated["alpha"], strata, (recall or 0.0, n_images), seed
+        ),
+    }
+
+
+def planted_that_pass(filtering: Detector, judging: Detector, seed: int, n_plants: int) -> tuple[int, int, int]:
+    """Plant whole copies of training images.
+
+    Returns:
+        How many pass the filter, how many of those the judge finds, and of how many training images they are.
+    """
+    images = filtering.training.images
+    known = [~own_thresholds(images, detector.thresholds).isnan() for detector in (filtering, judging)]
+    index = choose_plants(len(images), seed, n_plants)
+    index = index[(known[0] & known[1])[index]]
+    if len(index) == 0:
+        return 0, 0, 0
+    copied = images.subset(index.tolist())
+    pixels = read_prepared(copied, filtering.encoder.preparation).pixels.float()
+    passed, found = torch.zeros(len(index), dtype=torch.int64), 0
+    for family, _, copies in plant(pixels, seed=seed):
+        if family.whole:
+            passes, finds = (d.flags(embed_batch(d.encoder, copies, d.device), copied) for d in (filtering, judging))
+            passed += ~passes
+            found += int((~passes & finds).sum())
+    return int(passed.sum()), found, int((passed > 0).sum())
+
+
+def _strata(written: Sequence[Mapping[str, Any]]) -> tuple[Stratum, ...]:
+    """Return the strata of a report, whose images are known by number only."""
+    return tuple(
+        Stratum(s["label"], torch.arange(s["n_images"]), torch.arange(s["n_synthetic"]), s["n_patients"])
+        for s in written
+    )

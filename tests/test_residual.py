@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The residual copy rate: by hand, and its interval in simulations with planted copies of known number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, stratify, threshold
+from monai_memorization.statistics.counts import copy_rate_at_power
+from monai_memorization.statistics.residual import rate_at_power_interval, residual_interval, residual_rate
+
+ALPHA = 0.05
+N_PLANTED = 128
+N_CELLS = 20
+
+
+def one_stratum(n_patients: int, n_synthetic: int):
+    return stratify([f"patient-{i}" for i in range(n_patients)], n_synthetic)
+
+
+def test_rate_by_hand():
+    # of 1,000 images 200 are copies; 150 of them and 40 of the 800 others are flagged, at a level of 5 %
+    assert copy_rate_at_power(190, 1000, 0.05, 0.75) == pytest.approx(0.2)
+    assert residual_rate(190, 1000, 0.05, 0.75) == pytest.approx(50 / 810)
+
+
+@pytest.mark.parametrize(("n_flagged", "recall"), [(100, None), (100, 0.04), (1000, 0.9)])
+def test_rate_is_not_known_without_power_or_images(n_flagged, recall):
+    assert residual_rate(n_flagged, 1000, 0.05, recall) is None
+
+
+def test_nothing_is_left_of_what_is_always_found():
+    assert residual_rate(300, 1000, 0.05, 1.0) == 0
+
+
+@given(st.integers(0, 99), st.floats(0.1, 1), st.floats(0.1, 1))
+def test_higher_recall_leaves_fewer(n_flagged, one, other):
+    low, high = sorted((one, other))
+    assert residual_rate(n_flagged, 100, 0.05, high) <= residual_rate(n_flagged, 100, 0.05, low) + 1e-12
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 300), st.floats(0.3, 1), st.integers(20, 300))
+def test_interval_is_ordered_holds_the_rate_and_widens_with_groups(n_flagged, recall, n_planted):
+    arguments = n_flagged, 301, 301 - n_flagged, ALPHA, one_stratum(100, 301)
+    low, high = residual_interval(*arguments, [(recall, n_planted)])
+    wider = residual_interval(*arguments, [(recall, n_planted), (recall / 2, n_planted)])
+
+    assert 0 <= low <= high <= 1
+    assert wider[0] <= low
+    assert wider[1] >= high
+    rate = residual_rate(n_flagged, 301, alpha_attained(ALPHA, 100), recall)
+    assert low <= rate + 1 / (301 - n_flagged)
+    assert rate <= high + 1 / (301 - n_flagged)
+
+
+@pytest.mark.parametrize(("n_patients", "planted"), [(10, [(0.9, 100)]), (100, [])])
+def test_without_calibration_or_plants_anything_is_possible(n_patients, planted):
+    assert residual_interval(5, 100, 95, ALPHA, one_stratum(n_patients, 100), planted) == (0, 1)
+
+
+def test_too_few_flagged_leave_room_for_copies():
+    assert residual_interval(0, 1000, 1000, ALPHA, one_stratum(200, 1000), [(0.5, 200)])[1] > 0.02
+
+
+def simulate(rng: np.random.Generator, n_patients: int, n_drawn: int, share: float, shift: float):
+    """Draw similarities, filter them, and return (truth, interval, n_left): what is left of planted copies.
+
+    Copies of one training image are alike: their similarities share half of the variance.
+    """
+    n_copies = round(share * n_drawn)
+    validation = torch.tensor(rng.normal(size=n_patients))
+    honest = rng.normal(size=n_drawn - n_copies)
+    source = rng.normal(size=(N_PLANTED, 1))
+    copies = shift + np.sqrt(0.5) * (rng.choice(source[:, 0], n_copies) + rng.normal(size=n_copies))
+    plants = shift + np.sqrt(0.5) * (rng.normal(size=(N_PLANTED, 1)) + rng.normal(size=(N_PLANTED, N_CELLS)))
+    flagged = copy_candidates(validation, torch.tensor(np.concatenate([copies, honest])), ALPHA)
+    n_left = int((~flagged).sum())
+    recall = float((plants > threshold(validation, ALPHA)).mean())
+    interval = residual_interval(
+        int(flagged.sum()), n_drawn, n_left, ALPHA, one_stratum(n_patients, n_drawn), [(recall, N_PLANTED)]
+    )
+    return float((~flagged[:n_copies]).sum()) / max(1, n_left), interval, n_left
+
+
+@pytest.mark.parametrize(
+    ("n_patients", "n_drawn", "share", "shift"),
+    [
+        (100, 1000, 0.0, 3.0),
+        (100, 1000, 0.05, 3.0),  # about 90 % of the copies are found
+        (50, 500, 0.3, 3.0),
+        (200, 1000, 0.5, 1.8),  # about a half: the trial in which a third of the rest were copies
+        (200, 2000, 0.5, 5.0),  # nearly all
+        (60, 200, 0.2, 2.4),
+    ],
+)
+def test_interval_holds_the_truth_in_nine_of_ten_sets(n_patients, n_drawn, share, shift):
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(60):
+        truth, (low, high), n_left = simulate(rng, n_patients, n_drawn, share, shift)
+        held.append(low - 1e-9 <= truth <= high + 1e-9 or n_left == 0)
+
+    assert np.mean(held) >= 0.9
+
+
+def test_interval_of_the_judge_holds_the_truth():
+    """A judge that finds a third of the copies, which are a third of the images."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(100):
+        false_alarms = rng.beta(5, 96)
+        flagged = rng.binomial(300, 0.33) + rng.binomial(600, false_alarms)
+        recall = rng.binomial(60, 0.33) / 60
+        interval = rate_at_power_interval(flagged, 900, ALPHA, one_stratum(100, 900), (recall, 60))
+        held.append(interval[0] <= 1 / 3 <= interval[1])
+    assert np.mean(held) >= 0.9
