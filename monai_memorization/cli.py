@@ -75,6 +75,11 @@ def parser() -> argparse.ArgumentParser:
     auditor.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     auditor.add_argument("--gallery", action="store_true", help="write gallery.html, which shows patient images")
     auditor.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
+    auditor.add_argument(
+        "--cache-dir",
+        type=Path,
+        help="where encoder and embeddings are kept, for audits of one training set (default: the output folder)",
+    )
     auditor.set_defaults(command=_audit)
 
     gatekeeper = commands.add_parser("gate", help="hold a report against a policy; exit 0 pass, 1 fail, 3 inconclusive")
