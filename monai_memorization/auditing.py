@@ -14,7 +14,7 @@ from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.leaks import find_leaks, refuse_identical
 from monai_memorization.errors import InputError
-from monai_memorization.files import check_writable
+from monai_memorization.files import check_writable, written_together
 from monai_memorization.images.preparation import enlarged
 from monai_memorization.images.roles import read_roles
 from monai_memorization.images.sets import check_seed
@@ -45,11 +45,13 @@ def audit(
     gallery: bool = False,
     skip_unreadable: bool = False,
     n_plants: int = N_PLANTS,
+    cache_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Audit a synthetic set: which of its images are copies of training images, and how sure is that?
 
     Writes report.json and report.html, which may be handed out, and pairs.csv, memorized.csv, near_identical.csv,
-    leaks.csv, encoder/ and on request gallery.html, which stay inside.
+    leaks.csv and on request gallery.html, which stay inside. So do encoder/ and embeddings/, which are kept as soon as
+    they are known: an audit that was stopped goes on there, and one of another synthetic set reads only what is new.
 
     Args:
         training: images that the generator was trained on; folder, CSV or MONAI data list.
@@ -57,7 +59,7 @@ def audit(
         synthetic: images drawn from the generator.
         output_dir: folder for the results.
         encoder: weights of an encoder trained on the training set; without it one is trained, and kept in
-            `output_dir`/encoder for the next run.
+            `cache_dir`/encoder for the next run.
         reconstructed_validation: the validation images through the generator's autoencoder, under the same names; the
             audit is then calibrated on them.
         reconstructed_training: training images, all or some, through the generator's autoencoder, under the same names;
@@ -72,13 +74,14 @@ def audit(
         skip_unreadable: leave out images that cannot be read instead of stopping at the first.
         n_plants: training images of which copies are planted in the power test, all of a smaller set; more make the
             recall surer and the audit slower.
+        cache_dir: folder of encoder/ and embeddings/, for audits of one training set; `output_dir` where none is given.
 
     Returns:
         The content of report.json.
 
     Raises:
-        InputError: for bad input, before anything is written to `output_dir` but the encoder, and leaks.csv where
-            images of the validation set are in the training set.
+        InputError: for bad input, before anything is written to `output_dir` but encoder and embeddings, and leaks.csv
+            where images of the validation set are in the training set.
     """
     check_seed(seed)
     settings: dict[str, Any] = {"alpha": alpha, "q": q, "seed": seed, "device": choose_device(device)}
@@ -96,14 +99,22 @@ def audit(
     calibration = sets.get("reconstructed_validation", sets["validation"])
     # refuses labels that cannot be calibrated, and a folder that cannot be written, before minutes of training
     stratify(calibration.patient_ids, len(sets["synthetic"]), calibration.labels, sets["synthetic"].labels)
-    check_writable(output)
+    cache = output if cache_dir is None else Path(cache_dir)
+    for folder in (output, cache):
+        check_writable(folder)
     with timed(seconds, "encoder"):
         detector = obtain_encoder(
-            encoder, sets["training"], output / "encoder", seed, settings["device"], skip_unreadable
+            encoder, sets["training"], cache / "encoder", seed, settings["device"], skip_unreadable
         )
     with timed(seconds, "embedding"):
         embedded = {
-            role: embed(detector, images, device=settings["device"], skip_unreadable=skip_unreadable)
+            role: embed(
+                detector,
+                images,
+                device=settings["device"],
+                skip_unreadable=skip_unreadable,
+                cache_dir=cache / "embeddings",
+            )
             for role, images in sets.items()
         }
     training_set, validation_set = embedded["training"], embedded["validation"]
@@ -113,13 +124,14 @@ def audit(
     refuse_identical(leaks)
     findings = measure(detector, embedded, settings, seconds)
     report = compose_report(findings, leaks, embedded, detector, settings, seconds)
-    if gallery:
-        write_gallery_page(_gallery_pairs(findings, embedded, detector), output / "gallery.html")
-    else:  # that of an earlier audit would show other pairs than the report counts
+    with written_together(output) as folder:
+        if gallery:
+            write_gallery_page(_gallery_pairs(findings, embedded, detector), folder / "gallery.html")
+        write_tables(findings, embedded, folder)
+        write_report(report, folder / "report.json")
+        write_report_page(report, folder / "report.html")
+    if not gallery:  # that of an earlier audit would show other pairs than the report counts
         (output / "gallery.html").unlink(missing_ok=True)
-    write_tables(findings, embedded, output)
-    write_report(report, output / "report.json")
-    write_report_page(report, output / "report.html")
     return report
 
 

@@ -78,6 +78,11 @@ def parser() -> argparse.ArgumentParser:
     auditor.add_argument("--gallery", action="store_true", help="write gallery.html, which shows patient images")
     auditor.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
     auditor.add_argument("--n-plants", type=int, default=32, help="images copied in the power test (default: 32)")
+    auditor.add_argument(
+        "--cache-dir",
+        type=Path,
+        help="where encoder and embeddings are kept, for audits of one training set (default: the output folder)",
+    )
     auditor.set_defaults(command=_audit)
 
     sieve = commands.add_parser("filter", help="write an audited set without the images that the audit suspects")

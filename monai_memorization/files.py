@@ -31,16 +31,44 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    except OSError as error:
+        with _one_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # or a crash of the machine may leave the new name with nothing in it
+            unfinished.replace(path)
+    finally:
         _remove(unfinished)
-        reason = error.strerror or str(error)
-        raise InputError(f"{path}: cannot be written ({reason}); free the disk or choose another folder") from error
-    except BaseException:
+
+
+@contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """Give the block a folder to write files into, which take their places in ``folder`` once all of them are there.
+
+    So a full disk leaves the files of one run, all old or all new.
+
+    Args:
+        folder: where the files belong; made if missing.
+
+    Yields:
+        A temporary folder in it.
+
+    Raises:
+        InputError: if a file cannot take its place, as for :func:`write_bytes`.
+    """
+    unfinished = folder / f".{os.getpid()}.unfinished"
+    for left in folder.glob(".*.unfinished"):  # of a run that was killed
+        _remove(left)
+    try:
+        with _one_error(folder):
+            unfinished.mkdir(parents=True)
+        yield unfinished
+        with _one_error(folder):
+            for file in sorted(unfinished.iterdir()):
+                file.replace(folder / file.name)
+    finally:
         _remove(unfinished)
-        raise
 
 
 @contextmanager
@@ -87,9 +115,21 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be written ({existing} {problem}); choose another folder")
 
 
+@contextmanager
+def _one_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: cannot be written ({reason}); free the disk or choose another folder") from error
+
+
 def _remove(path: Path) -> None:
     try:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     except OSError:
         # the error on its way to the caller says more than this one would
         return

@@ -14,6 +14,7 @@ from typing import Any
 from monai_memorization.auditing import audit, choose_device
 from monai_memorization.detector.contrastive import obtain_encoder
 from monai_memorization.detector.encoder import WIDTHS
+from monai_memorization.detector.shards import hash_weights
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable, new_folder, write_text
 from monai_memorization.filtering import DATA_LIST, read_suspected, write_data_list
@@ -24,7 +25,7 @@ from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet, check_disjoint, read_image_set, split, write_image_set
 from monai_memorization.judging import Detector, describe_judge, describe_residual, passing_images
 from monai_memorization.reporting.pages import write_report_page
-from monai_memorization.reporting.report import hash_weights, write_report
+from monai_memorization.reporting.report import write_report
 
 logger = logging.getLogger(__name__)
 

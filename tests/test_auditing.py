@@ -463,7 +463,9 @@ def test_unreadable_images_stop_the_audit_or_are_counted(given, encoder_file, tm
     (synthetic / "broken.png").write_bytes(b"broken")
     arguments = given | {"synthetic": synthetic, "encoder": encoder_file}
 
-    refuses(tmp_path / "out", r"synthetic: .*broken\.png: cannot be read .*--skip-unreadable", **arguments)
+    with pytest.raises(InputError, match=r"synthetic: .*broken\.png: cannot be read .*--skip-unreadable"):
+        audit(**arguments, output_dir=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["embeddings"]
     report = audit(**arguments, output_dir=tmp_path / "out", skip_unreadable=True)
 
     assert report["sets"]["synthetic"]["n_unreadable"] == 1

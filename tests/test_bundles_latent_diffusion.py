@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import monai.bundle
@@ -98,7 +99,7 @@ def same_weights(first: Path, second: Path) -> bool:
 
 def pictures(folder: Path) -> dict[str, torch.Tensor]:
     """Images by name, in [0, 1]: pictures have 8 bits, volumes are stored as they are."""
-    files = {path.name.split(".")[0]: path for path in sorted(folder.iterdir())}
+    files = {path.name.split(".")[0]: path for path in sorted(folder.glob("[!.]*"))}
     return {name: read_image(path) / (255 if path.suffix == ".png" else 1) for name, path in files.items()}
 
 
@@ -108,7 +109,8 @@ def test_training_and_sampling_leave_the_files_they_promise(bundle, models, tmp_
     assert {path.name for path in models.iterdir()} == weights | states
 
     bundle.run("inference", model_dir=models, output_dir=tmp_path, n_images=4, first_seed=8)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{seed:06}{bundle.suffix}" for seed in (8, 9, 10, 11)}
+    images = {f"{seed:06}{bundle.suffix}" for seed in (8, 9, 10, 11)}
+    assert {path.name for path in tmp_path.iterdir()} == images | {".drawn_by"}
 
 
 def test_scale_factor_of_the_training_latents_is_among_the_weights(bundle, models):
@@ -164,6 +166,25 @@ def test_reconstructions_are_those_of_the_autoencoder_under_the_names_of_the_ima
         # an untrained autoencoder hardly varies, but a picture written transposed would be another
         assert (expected - expected.transpose(-1, -2)).abs().max() > 2 / 255
         torch.testing.assert_close(reconstructed[f"train_{index:03}"], expected, atol=1.01 / 255, rtol=0)
+
+
+def test_sampling_goes_on_where_it_was_stopped(bundle, models, tmp_path):
+    draw = partial(bundle.run, "inference", model_dir=models, output_dir=tmp_path, n_images=7)
+    draw()
+    files = [tmp_path / f"{seed:06}{bundle.suffix}" for seed in range(7)]
+    contents = [read_image(file) for file in files]
+    files[4].unlink()
+    files[5].write_bytes(files[5].read_bytes()[: files[5].stat().st_size // 2])
+    before = [file.stat().st_mtime_ns for file in files if file.exists()]
+
+    draw()
+    after = [file.stat().st_mtime_ns for file in files]
+    draw()
+
+    assert all(torch.equal(read_image(file), content) for file, content in zip(files, contents, strict=True))
+    assert (after[:3], after[6]) == (before[:3], before[-1])
+    assert after[3] > before[3]
+    assert [file.stat().st_mtime_ns for file in files] == after
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monai_memorization.errors import InputError
-from monai_memorization.files import write_text
+from monai_memorization.files import write_text, written_together
 
 
 def test_text_is_written_as_given(tmp_path: Path):
@@ -38,18 +38,23 @@ def test_failure_half_way_keeps_the_old_file(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_full_disk_is_one_clear_error(tmp_path: Path):
-    path = tmp_path / "report.json"
-    path.write_text("old")
+@pytest.fixture
+def full_disk():
+    """No file may be longer than 1,000 bytes."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(InputError, match=r"report\.json: cannot be written \(File too large\)"):
-            write_text(path, "x" * 10_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_full_disk_is_one_clear_error(tmp_path: Path, full_disk):
+    path = tmp_path / "report.json"
+    path.write_text("old")
+
+    with pytest.raises(InputError, match=r"report\.json: cannot be written \(File too large\)"):
+        write_text(path, "x" * 10_000)
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -69,3 +74,47 @@ def test_folder_in_the_place_of_the_file_is_one_clear_error(tmp_path: Path):
         write_text(tmp_path / "report.json", "text")
 
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_files_written_together_take_their_places_together(tmp_path: Path):
+    (tmp_path / "report.json").write_text("old")
+
+    with written_together(tmp_path) as folder:
+        write_text(folder / "report.json", "new")
+        write_text(folder / "pairs.csv", "new")
+        assert (tmp_path / "report.json").read_text() == "old"
+        assert not (tmp_path / "pairs.csv").exists()
+
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.json": "new", "pairs.csv": "new"}
+
+
+def test_disk_that_fills_between_two_files_leaves_the_old_ones(tmp_path: Path, full_disk):
+    for name in ("pairs.csv", "report.json"):
+        (tmp_path / name).write_text("old")
+
+    def write() -> None:
+        with written_together(tmp_path) as folder:
+            write_text(folder / "pairs.csv", "new")
+            write_text(folder / "report.json", "x" * 10_000)
+
+    with pytest.raises(InputError, match="cannot be written"):
+        write()
+
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.json": "old", "pairs.csv": "old"}
+
+
+def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path):
+    (tmp_path / ".77.unfinished").mkdir()
+    (tmp_path / ".77.unfinished" / "pairs.csv").write_text("killed")
+
+    with written_together(tmp_path) as folder:
+        write_text(folder / "pairs.csv", "new")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
+
+
+def test_file_in_the_place_of_the_folder_of_many_is_one_clear_error(tmp_path: Path):
+    (tmp_path / "out").write_text("a file")
+
+    with pytest.raises(InputError, match=r"out: cannot be written"), written_together(tmp_path / "out"):
+        pass

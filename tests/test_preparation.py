@@ -402,7 +402,7 @@ def test_unreadable_image_stops_or_is_left_out_and_counted(tmp_path, workers):
     assert torch.cat([index for index, _ in batches]).tolist() == [0, 1, 2, 4, 5]
     assert len(notes.unreadable) == 1
     assert "image_003.png" in notes.unreadable[0]
-    assert notes.n_scaled == 1
+    assert notes.scaled == [0]
 
 
 def test_data_set_in_memory_leaves_out_what_cannot_be_read(tmp_path):

@@ -13,13 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_memorization.detector.embeddings import Embeddings
-from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.images.sets import ImageSet
 from monai_memorization.reporting.report import (
     describe_distributions,
     describe_set,
     hash_images,
-    hash_weights,
     write_memorized,
     write_near_identical,
     write_pairs,
@@ -164,16 +162,6 @@ def test_hash_of_a_list_follows_names_contents_and_order():
 
     assert len({hash_images(item.images.image_ids, item.digests) for item in sets}) == 4
     assert hash_images("ab", ["1", "2"]) == hash_images(["a", "b"], ("1", "2"))
-
-
-def test_hash_of_weights_follows_every_weight():
-    encoder = ContrastiveEncoder((8, 8), widths=(2,), embedding_size=3)
-    before = hash_weights(encoder)
-
-    assert hash_weights(encoder) == before
-    with torch.no_grad():
-        next(encoder.parameters()).view(-1)[0] += 1e-3
-    assert hash_weights(encoder) != before
 
 
 def test_report_with_a_number_that_json_lacks_is_a_defect(tmp_path):

@@ -25,6 +25,7 @@ from monai_memorization.detector.encoder import WIDTHS, ContrastiveEncoder, load
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.views import Views
 from monai_memorization.errors import InputError
+from monai_memorization.images.contents import hash_contents
 from monai_memorization.images.preparation import PreparedImages, choose_preparation, read_prepared
 from monai_memorization.images.sets import ImageSet
 from monai_memorization.progress import progress
@@ -194,30 +195,34 @@ def train_encoder(
             Events.ITERATION_COMPLETED(once=min(10, n_steps)), _tell_duration, time.perf_counter()
         )
         trainer.run()
-        share = share_told_apart(encoder.cpu().eval(), images.pixels)
+        share = share_told_apart(encoder.eval(), images.pixels, device=device)
     if share < TOLD_APART:
         logger.warning(
             "training: the encoder collapsed or learned too little: of slightly changed training images it finds "
             "%.0f %% again. An audit with it will not see copies; train for more steps, or at a lower learning rate",
             100 * share,
         )
-    return encoder
+    return encoder.cpu()
 
 
 @torch.no_grad()
-def share_told_apart(encoder: ContrastiveEncoder, pixels: Tensor, n: int = 128) -> float:
-    """Return the share of training images that are nearest to a slight view of themselves, 1 / n_T after a collapse.
+def share_told_apart(
+    encoder: ContrastiveEncoder, pixels: Tensor, n: int = 128, device: str | torch.device = "cpu"
+) -> float:
+    """Return the share of training images that are nearest to a slight view of themselves, next to 0 after a collapse.
 
     The loss tells less: it depends on the strength of the views, and on the batch.
 
     Args:
-        encoder: in evaluation mode.
+        encoder: in evaluation mode, on ``device``.
         pixels: prepared training images, (n_T, C, *image_size).
-        n: number of images that are viewed, spread evenly.
+        n: number of images that are viewed, spread evenly; each is looked for among at most 16 n.
+        device: where the encoder runs.
     """
+    pixels = pixels[:: math.ceil(len(pixels) / (16 * n))]
     chosen = torch.arange(len(pixels))[:: math.ceil(len(pixels) / n)]
-    training = torch.cat([embed_batch(encoder, batch.float()) for batch in pixels.split(64)])
-    views = embed_batch(encoder, Views().scaled(SLIGHT)(pixels[chosen].float()))
+    training = torch.cat([embed_batch(encoder, batch.float(), device) for batch in pixels.split(64)])
+    views = embed_batch(encoder, Views().scaled(SLIGHT)(pixels[chosen].float()), device)
     return (nearest(views, training)[1][:, 0] == chosen).double().mean().item()
 
 
@@ -255,14 +260,14 @@ def obtain_encoder(
                 f"{len(preparation.image_size)}D; train one on this set, or leave --encoder out"
             )
         return encoder
-    kept = folder / "model.pt"
-    if (kept_encoder := _load_kept(kept)) is not None and kept_encoder.trained_on == _hash(training, seed, widths):
+    kept, trained_on = folder / "model.pt", _hash(training, seed, widths)
+    if (kept_encoder := _load_kept(kept)) is not None and kept_encoder.trained_on == trained_on:
         logger.info("using the encoder that an earlier run trained on these images: %s", kept)
         return kept_encoder
     logger.info("no encoder given: training one on the %d training images", len(training))
     images = read_prepared(training, choose_preparation(training), skip_unreadable)
     encoder = train_encoder(images, seed=seed, device=device, widths=widths)
-    encoder.trained_on = _hash(training, seed, widths)
+    encoder.trained_on = trained_on
     save_encoder(encoder, kept)
     return encoder
 
@@ -286,9 +291,8 @@ def _tell_duration(engine: Engine, start: float) -> None:
 
 
 def _hash(images: ImageSet, seed: int, widths: Sequence[int]) -> str:
-    """Hash the names, sizes and times of the files: an encoder is kept for one training set, seed and network."""
-    stats = [path.stat() for path in images.paths]
-    files = list(zip(images.image_ids, ((stat.st_size, stat.st_mtime_ns) for stat in stats), strict=True))
+    """Hash the names and contents of the files: an encoder is kept for one training set, seed and network."""
+    files = list(zip(images.image_ids, hash_contents(images.paths), strict=True))
     return hashlib.sha256(repr((seed, N_STEPS, list(widths), files)).encode()).hexdigest()
 
 

@@ -4,19 +4,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_memorization.detector.encoder import ContrastiveEncoder
+from monai_memorization.detector.shards import Shard, hash_settings, name_shard, read_shard, write_shard
 from monai_memorization.errors import InputError
+from monai_memorization.images.contents import hash_contents
 from monai_memorization.images.preparation import Notes, prepared_batches
 from monai_memorization.images.sets import ImageSet
 
 THUMBNAIL_SIDES = {2: 16, 3: 8}
+DIGEST_SIZE = 16
+# a file of some hundred kilobytes; what is lost where an audit is stopped takes a second
+SHARD_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ def embed(
     workers: int | None = None,
     device: str | torch.device = "cpu",
     skip_unreadable: bool = False,
+    cache_dir: Path | None = None,
 ) -> Embeddings:
     """Embed a set, reading each image once, batch by batch.
 
@@ -71,34 +80,65 @@ def embed(
         workers: processes that read; None chooses.
         device: where the encoder runs; it stays there.
         skip_unreadable: leave out images that cannot be read instead of raising.
+        cache_dir: folder that takes what is kept of every ``SHARD_BATCHES`` batches, and gives what it has of the same
+            images; see :mod:`monai_memorization.detector.shards`. None keeps nothing.
 
     Returns:
         The embeddings, on the CPU.
 
     Raises:
-        InputError: naming an image that cannot be read, or if none is left.
+        InputError: naming an image that cannot be read, or if none is left; or if ``cache_dir`` cannot be written.
     """
     encoder.to(device).eval()
+    size = SHARD_BATCHES * batch_size
+    ranges = [range(start, min(start + size, len(images))) for start in range(0, len(images), size)]
+    files: list[Path] = []
+    if cache_dir is not None:
+        settings, contents = hash_settings(encoder, batch_size, device), hash_contents(images.paths)
+        files = [cache_dir / name_shard(settings, contents[part.start : part.stop]) for part in ranges]
+    shards = {number: shard for number, file in enumerate(files) if (shard := read_shard(file)) is not None}
+    kept: dict[int, Sequence[int]] = {number: ranges[number] for number in shards}
+    missing = [number for number in range(len(ranges)) if number not in shards]
+    rest = [index for number in missing for index in ranges[number]]
     notes = Notes()
-    kept: list[Tensor] = []
+    batches = prepared_batches(images.subset(rest), encoder.preparation, batch_size, workers, skip_unreadable, notes)
+    for position, group in groupby(batches, lambda batch: int(batch[0][0]) // size):
+        number = missing[position]
+        indices, vectors, thumbnails, digests = _embed_batches(encoder, group, device)
+        first, last = (bisect_left(notes.scaled, end) for end in (position * size, (position + 1) * size))
+        kept[number] = [rest[index] for index in indices]
+        shards[number] = Shard(vectors, thumbnails, digests, last - first)
+        if files and len(indices) == len(ranges[number]):  # what cannot be read has to be said each time
+            write_shard(shards[number], files[number])
+    if not shards:
+        raise InputError(f"{images.role}: none of its {len(images)} images can be read; {notes.unreadable[0]}")
+    in_order = [shards[number] for number in sorted(shards)]
+    return Embeddings(
+        images.subset(index for number in sorted(kept) for index in kept[number]),
+        torch.cat([shard.vectors for shard in in_order]),
+        torch.cat([shard.thumbnails for shard in in_order]),
+        tuple(row.numpy().tobytes().hex() for shard in in_order for row in shard.digests),
+        tuple(notes.unreadable),
+        sum(shard.n_scaled for shard in in_order),
+    )
+
+
+def _embed_batches(
+    encoder: ContrastiveEncoder, batches: Iterable[tuple[Tensor, Tensor]], device: str | torch.device
+) -> tuple[list[int], Tensor, Tensor, Tensor]:
+    """Return the indices of the images, and of each its embedding, thumbnail and digest, uint8 (n, 16)."""
+    indices: list[int] = []
     vectors: list[Tensor] = []
     thumbnails: list[Tensor] = []
-    digests: list[str] = []
-    for indices, batch in prepared_batches(images, encoder.preparation, batch_size, workers, skip_unreadable, notes):
-        kept.append(indices)
+    digests = bytearray()
+    for positions, batch in batches:
+        indices += positions.tolist()
         vectors.append(embed_batch(encoder, batch, device))
         thumbnails.append(shrink(batch))
-        digests += map(digest, batch)
-    if not kept:
-        raise InputError(f"{images.role}: none of its {len(images)} images can be read; {notes.unreadable[0]}")
-    return Embeddings(
-        images.subset(torch.cat(kept).tolist()),
-        torch.cat(vectors),
-        torch.cat(thumbnails),
-        tuple(digests),
-        tuple(notes.unreadable),
-        notes.n_scaled,
-    )
+        for image in batch:
+            digests += bytes.fromhex(digest(image))
+    rows = torch.frombuffer(digests, dtype=torch.uint8).view(-1, DIGEST_SIZE)
+    return indices, torch.cat(vectors), torch.cat(thumbnails), rows
 
 
 @torch.no_grad()
@@ -110,7 +150,7 @@ def embed_batch(encoder: nn.Module, images: Tensor, device: str | torch.device =
 
 def digest(image: Tensor) -> str:
     """Hash a prepared image, (C, *image_size): equal for equal images, whatever their file."""
-    return hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(image.numpy().tobytes(), digest_size=DIGEST_SIZE).hexdigest()
 
 
 def shrink(images: Tensor) -> Tensor:

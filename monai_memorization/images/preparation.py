@@ -261,11 +261,11 @@ class Notes:
 
     Args:
         unreadable: messages on the images that were left out.
-        n_scaled: number of images that had another size.
+        scaled: indices of the images that had another size.
     """
 
     unreadable: list[str] = field(default_factory=list)
-    n_scaled: int = 0
+    scaled: list[int] = field(default_factory=list)
 
 
 def prepared_batches(
@@ -303,7 +303,7 @@ def prepared_batches(
             for item in items:
                 if item.error is not None:
                     _note(item.error, images.role, skip_unreadable, notes)
-            notes.n_scaled += sum(item.scaled for item in items)
+            notes.scaled += [item.index for item in items if item.scaled]
             good = [(item.index, item.image) for item in items if item.image is not None]
             if good:
                 yield torch.tensor([index for index, _ in good]), torch.stack([image for _, image in good])

@@ -21,6 +21,7 @@ from monai_memorization.detector.embeddings import Embeddings
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.leaks import Leak
 from monai_memorization.detector.near_identical import CORRELATION
+from monai_memorization.detector.shards import hash_weights
 from monai_memorization.files import write_text
 from monai_memorization.statistics.conformal import Flags
 from monai_memorization.statistics.findings import Findings
@@ -170,14 +171,6 @@ def hash_images(image_ids: Sequence[str], digests: Sequence[str]) -> str:
     """Hash the ids and the contents of a set, in its order."""
     lines = (f"{name}\t{digest}" for name, digest in zip(image_ids, digests, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def hash_weights(encoder: ContrastiveEncoder) -> str:
-    """Hash the values of all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode() + value.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:
