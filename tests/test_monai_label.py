@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What MONAI Label's monaibundle app reads of a bundle, read in the order in which its BundleInferTask reads it.
 
-The app itself needs packages that do not import beside a CPU build of torch; so the names are tested, and that they work.
+The app itself needs packages that do not import beside a CPU build of torch, so that its names are tested here instead.
 """
 
 from __future__ import annotations
