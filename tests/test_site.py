@@ -19,7 +19,16 @@ from monai_memorization.images.sets import read_image_set
 
 REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
-GUIDES = ("index", "audit_your_images", "add_the_check", "train_2d", "train_3d", "audit_bundle", "monai_generative")
+GUIDES = (
+    "index",
+    "audit_your_images",
+    "add_the_check",
+    "train_2d",
+    "train_3d",
+    "audit_bundle",
+    "monai_generative",
+    "tutorials",
+)
 
 
 class Page(HTMLParser):
