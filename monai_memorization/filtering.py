@@ -119,8 +119,10 @@ def write_data_list(images: ImageSet, folder: Path) -> None:
     Raises:
         InputError: if the folder is not new or empty, or cannot be written.
     """
-    root = os.path.commonpath([path.absolute().parent for path in images.paths])
-    names = ["images/" + Path(os.path.relpath(path.absolute(), root)).as_posix() for path in images.paths]
+    # a list may name files by "..", which must not lead out of the new folder
+    plain = [Path(os.path.normpath(path.absolute())) for path in images.paths]
+    root = os.path.commonpath([path.parent for path in plain])
+    names = ["images/" + path.relative_to(root).as_posix() for path in plain]
     items: list[dict[str, Any]] = [{"image": name} for name in names]
     if images.labels is not None:
         items = [item | {"label": label} for item, label in zip(items, images.labels, strict=True)]

@@ -31,6 +31,7 @@ from small_generators import small_autoencoder
 
 from monai_memorization.auditing import audit
 from monai_memorization.errors import InputError, UnreadableError
+from monai_memorization.filtering import write_data_list
 from monai_memorization.generation.autoencoding import named_items
 from monai_memorization.generation.weights import load_weights
 from monai_memorization.images.preparation import Preparation, prepared_images
@@ -199,15 +200,21 @@ def test_link_to_itself_is_one_clear_error(tmp_path):
 
 def test_name_that_climbs_out_of_its_folder_cannot_choose_where_we_write(tmp_path):
     """A list may name images anywhere, as it must; what is written under such a name stays in the output folder."""
-    names = ["../../outside.png", "deep/../../escape.png", str(tmp_path / "absolute.png")]
+    names = ["../../outside.png", "deep/../../escape.png", str(tmp_path / "a" / "b" / "absolute.png")]
     (tmp_path / "a" / "b" / "deep").mkdir(parents=True)
     for name, image in zip(names, smooth_images(3, SIZE), strict=True):
         write_image(image, tmp_path / "a" / "b" / name)
     (tmp_path / "a" / "b" / "list.csv").write_text("image\n" + "\n".join(names))
 
     items = named_items(prepared_images(tmp_path / "a" / "b" / "list.csv", SIZE))
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    write_data_list(read_image_set(tmp_path / "a" / "b" / "list.csv", "synthetic"), tmp_path / "out" / "clean")
 
     assert [item["pred_meta_dict"]["filename_or_obj"] for item in items] == ["outside", "escape", "absolute"]
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert len(written) == 4
+    assert all(path.is_relative_to(tmp_path / "out" / "clean") for path in written)
+    assert len(read_image_set(tmp_path / "out" / "clean" / "synthetic.json", "synthetic")) == 3
 
 
 # --- what may be handed out, and what may not ---
