@@ -69,7 +69,7 @@ class Page(HTMLParser):
 def site(tmp_path_factory) -> dict[Path, Page]:
     """Every page of the site, by its file."""
     folder = tmp_path_factory.mktemp("site").resolve()
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return {path: Page(path) for path in folder.rglob("*.html") if path.name != "404.html"}
