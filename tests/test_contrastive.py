@@ -167,6 +167,13 @@ def test_two_images_are_enough(training):
     assert weights(train_encoder(two, n_steps=2)).isfinite().all()
 
 
+def test_volumes_whose_last_map_is_two_deep_are_trained_on_without_nan(tmp_path):
+    folder = write_folder(smooth_images(8, (12, 16, 16)), tmp_path / "volumes", suffix=".nii.gz")
+
+    for _ in range(3):  # where it fails, it does not always
+        assert weights(train_encoder(prepared_images(folder, (12, 16, 16)), n_steps=10)).isfinite().all()
+
+
 def test_volumes_of_two_voxel_sizes_are_audited_as_they_were_trained_on(tmp_path):
     volumes = smooth_images(6, (12, 12, 12)).numpy()
     for i, volume in enumerate(volumes):

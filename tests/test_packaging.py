@@ -123,7 +123,7 @@ def test_every_package_is_listed():
 
 def test_every_requirement_has_its_reason_above_it():
     blocks = requirement_blocks()
-    assert set(blocks) == {"install_requires", "demo", "docs", "test", "dev"}
+    assert set(blocks) == {"install_requires", "demo", "generative", "docs", "test", "dev"}
     bare = [
         line
         for lines in blocks.values()
