@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
     from monai_memorization.detector.neighbors import nearest
     from monai_memorization.errors import InputError
+    from monai_memorization.filtering import filter_synthetic
     from monai_memorization.gating import gate
     from monai_memorization.images.sets import ImageSet, read_image_set, split
+    from monai_memorization.releasing import release
 
 __all__ = [
     "ContrastiveEncoder",
@@ -43,10 +45,12 @@ __all__ = [
     "__version__",
     "audit",
     "embed",
+    "filter_synthetic",
     "gate",
     "load_encoder",
     "nearest",
     "read_image_set",
+    "release",
     "save_encoder",
     "split",
     "train_encoder",
@@ -59,10 +63,12 @@ _MODULES = {
     "InputError": "errors",
     "audit": "auditing",
     "embed": "detector.embeddings",
+    "filter_synthetic": "filtering",
     "gate": "gating",
     "load_encoder": "detector.encoder",
     "nearest": "detector.neighbors",
     "read_image_set": "images.sets",
+    "release": "releasing",
     "save_encoder": "detector.encoder",
     "split": "images.sets",
     "train_encoder": "detector.contrastive",

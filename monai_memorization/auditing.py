@@ -22,6 +22,7 @@ from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, 
 from monai_memorization.reporting.pictures import LONGEST_SIDE
 from monai_memorization.reporting.report import compose_report, write_leaks, write_report, write_tables
 from monai_memorization.statistics.conformal import stratify
+from monai_memorization.statistics.fidelity import measure_fidelity
 from monai_memorization.statistics.findings import Findings, measure, timed
 from monai_memorization.statistics.power import N_PLANTS
 
@@ -46,6 +47,7 @@ def audit(
     skip_unreadable: bool = False,
     n_plants: int = N_PLANTS,
     cache_dir: str | Path | None = None,
+    fidelity: bool = False,
 ) -> dict[str, Any]:
     """Audit a synthetic set: which of its images are copies of training images, and how sure is that?
 
@@ -75,6 +77,7 @@ def audit(
         n_plants: training images of which copies are planted in the power test, all of a smaller set; more make the
             recall surer and the audit slower.
         cache_dir: folder of encoder/ and embeddings/, for audits of one training set; `output_dir` where none is given.
+        fidelity: whether to measure how like the real images the synthetic set is as a whole.
 
     Returns:
         The content of report.json.
@@ -124,6 +127,10 @@ def audit(
     refuse_identical(leaks)
     findings = measure(detector, embedded, settings, seconds)
     report = compose_report(findings, leaks, embedded, detector, settings, seconds)
+    report["fidelity"] = None
+    if fidelity:
+        vectors = validation_set.vectors, embedded["synthetic"].vectors
+        report["fidelity"] = measure_fidelity(*vectors, validation_set.images.patient_ids, seed)
     with written_together(output) as folder:
         if gallery:
             write_gallery_page(_gallery_pairs(findings, embedded, detector), folder / "gallery.html")

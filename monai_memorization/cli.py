@@ -83,6 +83,9 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="where encoder and embeddings are kept, for audits of one training set (default: the output folder)",
     )
+    auditor.add_argument(
+        "--fidelity", action="store_true", help="measure how like the real images the set is as a whole"
+    )
     auditor.set_defaults(command=_audit)
 
     sieve = commands.add_parser("filter", help="write an audited set without the images that the audit suspects")

@@ -189,6 +189,16 @@ def test_report_may_be_handed_out_and_the_tables_may_not(audited, given):
         assert CANARY in (output / name).read_text(encoding="utf-8")
 
 
+def test_fidelity_is_measured_where_it_is_asked_for(audited, given, encoder_file, tmp_path):
+    report = audit(**given, output_dir=tmp_path / "out", encoder=encoder_file, fidelity=True, n_plants=2)
+
+    assert audited[0]["fidelity"] is None
+    assert report["fidelity"]["n_images"] == N // 2
+    assert report["fidelity"]["frechet_distance"] > 0
+    assert {cell["n"] for cell in report["power"]} == {2}
+    assert "How like the real images the set is" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_just_the_files_of_the_design_are_written(audited):
     assert {path.name for path in audited[1].iterdir()} == {
         "report.json",

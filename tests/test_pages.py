@@ -22,6 +22,7 @@ from report_examples import (
     gap_not_measured,
     labels_on_reconstructions,
     no_copies_found,
+    released,
     unknown_patients,
 )
 
@@ -449,3 +450,16 @@ def test_gallery_without_pairs_says_so(tmp_path):
 
     assert "0 pairs to look at" in text
     assert "No pairs to show here." in text
+
+
+def test_page_of_a_release_says_what_the_filter_may_have_left(tmp_path):
+    text = Page(written(released(), tmp_path)).text
+
+    assert "of 610 images drawn, 412 passed another detector" in text
+    assert "3.2 %" in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "What the filter may have left" not in Page(written(no_copies_found(), tmp_path)).text
+
+
+def test_page_of_copies_names_the_page_with_remedies(tmp_path):
+    assert "docs/copies_found.md" in Page(written(copies_found(), tmp_path)).text
+    assert (Path(__file__).parent.parent / "docs" / "copies_found.md").is_file()

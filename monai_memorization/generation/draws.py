@@ -146,7 +146,8 @@ class BundleDraw:
 
 
 def _n_images(folder: Path) -> int:
-    return len(read_image_set(folder, "synthetic")) if any(folder.iterdir()) else 0
+    shown = any(not path.name.startswith(".") for path in folder.iterdir())
+    return len(read_image_set(folder, "synthetic")) if shown else 0
 
 
 def _input_error(error: BaseException | None) -> InputError | None:
