@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ignite").setLevel(logging.WARNING)
     options = vars(parser().parse_args(arguments))
-    command = options.pop("command")
+    command, verbose = options.pop("command"), options.pop("verbose")
+    logging.getLogger("monai_memorization").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
         status: int | None = command(**options)
     except InputError as error:
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; the options of `audit` are the arguments of `auditing.audit`."""
     main_parser = _Parser("monai-memorization", description="Audit synthetic medical images for copies of patients.")
     main_parser.add_argument("--version", action="version", version=__version__)
+    main_parser.add_argument("--verbose", action="store_true", help="say how long each stage takes, and more")
     commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="train, sample and audit on a virtual brain-MR cohort, about 10 minutes")

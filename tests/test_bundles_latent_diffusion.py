@@ -387,7 +387,7 @@ def test_configs_of_both_bundles_have_one_form():
         assert set(pictures) <= set(volumes)
         differing = {key for key, value in pictures.items() if value != volumes[key]}
         flat = {key for key in differing if not isinstance(pictures[key], dict)}
-        assert differing - flat - {"_desc_"} <= {"train", "images", "dataset", "postprocessing"}
+        assert differing - flat - {"_desc_"} <= {"train", "images", "dataset", "seeds", "postprocessing"}
         trains = [{k: v for k, v in c.get("train", {}).items() if k != "images"} for c in (pictures, volumes)]
         assert trains[0] == trains[1]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -65,6 +66,13 @@ def test_split_writes_two_sets_that_share_no_patient(images, tmp_path, capsys):
         f"{tmp_path / 'sets' / 'training.csv'}: 21 images of 7 patients",
         f"{tmp_path / 'sets' / 'validation.csv'}: 9 images of 3 patients",
     ]
+
+
+@pytest.mark.parametrize(("options", "level"), [(["--verbose"], logging.DEBUG), ([], logging.INFO)])
+def test_verbose_shows_more_messages(images, tmp_path, options, level):
+    assert main([*options, "split", str(images), "--output-dir", str(tmp_path)]) == 0
+
+    assert logging.getLogger("monai_memorization.auditing").getEffectiveLevel() == level
 
 
 def test_split_of_a_folder_says_that_patients_are_unknown(images, tmp_path, capsys):

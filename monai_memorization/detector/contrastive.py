@@ -7,7 +7,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from monai.utils import CommonKeys
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from monai_memorization.detector.checkpoint import Stateful, TrainingCheckpoint
 from monai_memorization.detector.embeddings import embed_batch
 from monai_memorization.detector.encoder import WIDTHS, ContrastiveEncoder, load_encoder, save_encoder
 from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.shards import hash_code
 from monai_memorization.detector.views import Views
 from monai_memorization.errors import InputError
 from monai_memorization.images.contents import hash_contents
@@ -123,12 +126,13 @@ class ContrastiveTrainer(SupervisedTrainer):
         if n_images < 2:
             raise InputError(f"training: {n_images} image; an encoder learns to tell at least two apart")
         batch_size = min(batch_size, n_images)
-        loader = DataLoader(
-            dataset, batch_size, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(seed)
-        )
+        self._order = _Order(n_images, batch_size, seed)
+        # a generator of its own, lest the loader take from the random numbers of the views
+        loader = DataLoader(dataset, batch_sampler=self._order, generator=torch.Generator())
         optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
         n_steps = max_epochs * epoch_length
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, n_steps))
+        self._parts: dict[str, Stateful] = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
         self._views = views or Views()
         self._ramp = RAMP * n_steps
         self._temperature = temperature
@@ -146,6 +150,14 @@ class ContrastiveTrainer(SupervisedTrainer):
             decollate=False,
         )
         self.add_event_handler(Events.ITERATION_COMPLETED, lambda: scheduler.step())
+        self._parts["trainer"] = self
+
+    def keep(self, checkpoint: TrainingCheckpoint) -> None:
+        """Go on from a checkpoint, if it holds the state of this training, and keep the state there from now on."""
+        if checkpoint.restore(self._parts):
+            self._order.n_done = self.state.iteration
+            logger.info("going on with the training that was stopped after %d steps", self.state.iteration)
+        self.add_event_handler(Events.ITERATION_COMPLETED, lambda: checkpoint.save(self._parts))
 
     def _image_and_view(
         self, batch: dict[str, Any], device: str | torch.device, non_blocking: bool, **_: Any
@@ -165,6 +177,7 @@ def train_encoder(
     seed: int = 0,
     device: str | torch.device = "cpu",
     widths: Sequence[int] = WIDTHS,
+    checkpoint: TrainingCheckpoint | None = None,
     **settings: Any,
 ) -> ContrastiveEncoder:
     """Train an encoder on a training set.
@@ -175,6 +188,7 @@ def train_encoder(
         seed: of weights, order and views; torch's own random state is left as it was.
         device: where to train.
         widths: of the network.
+        checkpoint: where the state is kept while the training runs, and taken up if it was stopped; None keeps none.
         settings: further arguments of :class:`ContrastiveTrainer`.
 
     Returns:
@@ -192,9 +206,13 @@ def train_encoder(
             training_steps=n_steps,
         )
         trainer = ContrastiveTrainer(device, 1, images, encoder, n_steps, seed=seed, **settings)
+        if checkpoint is not None:
+            trainer.keep(checkpoint)
+        n_done = trainer.state.iteration
+        bar.update(n_done)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: bar.update())
         trainer.add_event_handler(
-            Events.ITERATION_COMPLETED(once=min(10, n_steps)), _tell_duration, time.perf_counter()
+            Events.ITERATION_COMPLETED(once=min(n_done + 10, n_steps)), _tell_duration, time.perf_counter(), n_done
         )
         trainer.run()
         share = share_told_apart(encoder.eval(), images.pixels, device=device)
@@ -268,9 +286,11 @@ def obtain_encoder(
         return kept_encoder
     logger.info("no encoder given: training one on the %d training images", len(training))
     images = read_prepared(training, choose_preparation(training), skip_unreadable)
-    encoder = train_encoder(images, seed=seed, device=device, widths=widths)
+    checkpoint = TrainingCheckpoint(folder / "training.pt", f"{trained_on} {hash_code()}")
+    encoder = train_encoder(images, seed=seed, device=device, widths=widths, checkpoint=checkpoint)
     encoder.trained_on = trained_on
     save_encoder(encoder, kept)
+    checkpoint.remove()
     return encoder
 
 
@@ -285,8 +305,28 @@ def _load_kept(path: Path) -> ContrastiveEncoder | None:
         return None
 
 
-def _tell_duration(engine: Engine, start: float) -> None:
-    seconds = (time.perf_counter() - start) / engine.state.iteration * (engine.state.epoch_length or 0)
+class _Order(Sampler[list[int]]):
+    """The batches of a training, in random order pass after pass; the first ``n_done`` are left out."""
+
+    def __init__(self, n_images: int, batch_size: int, seed: int) -> None:
+        self.n_images = n_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.n_done = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed)
+        n_batches = self.n_images // self.batch_size
+        for batch in count():
+            if batch % n_batches == 0:
+                order = torch.randperm(self.n_images, generator=generator).split(self.batch_size)
+            if batch >= self.n_done:
+                yield order[batch % n_batches].tolist()
+
+
+def _tell_duration(engine: Engine, start: float, n_done: int) -> None:
+    n_steps = engine.state.epoch_length or 0
+    seconds = (time.perf_counter() - start) / (engine.state.iteration - n_done) * (n_steps - n_done)
     logger.info(
         "training the encoder takes about %s", f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
     )

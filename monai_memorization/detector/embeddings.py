@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from monai_memorization.errors import InputError
 from monai_memorization.images.contents import hash_contents
 from monai_memorization.images.preparation import Notes, prepared_batches
 from monai_memorization.images.sets import ImageSet
+
+logger = logging.getLogger(__name__)
 
 THUMBNAIL_SIDES = {2: 16, 3: 8}
 DIGEST_SIZE = 16
@@ -100,6 +103,8 @@ def embed(
     kept: dict[int, Sequence[int]] = {number: ranges[number] for number in shards}
     missing = [number for number in range(len(ranges)) if number not in shards]
     rest = [index for number in missing for index in ranges[number]]
+    if len(rest) < len(images):
+        logger.debug("%s: %d of %d images are known from before", images.role, len(images) - len(rest), len(images))
     notes = Notes()
     batches = prepared_batches(images.subset(rest), encoder.preparation, batch_size, workers, skip_unreadable, notes)
     for position, group in groupby(batches, lambda batch: int(batch[0][0]) // size):

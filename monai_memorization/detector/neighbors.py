@@ -8,6 +8,8 @@ where that number has to be looked at, so no result depends on a block size, a b
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,15 @@ from monai_memorization.errors import InputError
 
 QUERY_BLOCK = 2048
 REFERENCE_BLOCK = 512
+# reference rows that share a maximum: fewer cost memory, more cost time where they are looked at again
+_STRIP = 128
+# query rows whose maxima are gathered before any block is looked at again: with fewer, these looks are too many
+_GATHERED_ROWS = 16384
 
 # Elements of a temporary float64 array (128 MB), which bounds the memory of every step that depends on the data.
 _MAX_ELEMENTS = 1 << 24
+# elements of one that stays in the processor's cache (1 MB)
+_CACHED_ELEMENTS = 1 << 17
 
 
 def standardize(vectors: Tensor, name: str = "vectors") -> Tensor:
@@ -38,7 +46,7 @@ def standardize(vectors: Tensor, name: str = "vectors") -> Tensor:
             f"{name}: expected embeddings of shape (N, D), found {tuple(vectors.shape)}; pass one row each"
         )
     standardized = torch.empty(vectors.shape, dtype=torch.float32, device=vectors.device)
-    rows = max(1, _MAX_ELEMENTS // max(1, vectors.shape[1]))
+    rows = max(1, _n_elements(vectors) // max(1, vectors.shape[1]))
     for start in range(0, len(vectors), rows):
         block = vectors[start : start + rows].double()
         centred = block - block.mean(dim=1, keepdim=True)
@@ -55,6 +63,7 @@ def standardize(vectors: Tensor, name: str = "vectors") -> Tensor:
     return standardized
 
 
+@torch.no_grad()
 def nearest(
     query: Tensor,
     reference: Tensor,
@@ -65,8 +74,9 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Find the k most similar reference rows of each query row; ties go to the lowest index.
 
-    A float32 product per block yields only the block's maximum. At least k similarities reach the k-th largest of these
-    maxima, so the k nearest lie in the few blocks whose maximum reaches it too, and only those are looked at again.
+    Of a float32 product only the maxima of strips of reference rows are kept. At least k similarities reach the k-th
+    largest of these maxima, so the k nearest lie in the few strips whose maximum reaches it too, and only those are
+    looked at again.
 
     Args:
         query: embeddings, (N, D).
@@ -86,10 +96,13 @@ def nearest(
         raise InputError(f"k: found {k}, but must be between 1 and the {len(reference)} reference rows")
     similarity = torch.empty(len(query), k, dtype=torch.float32, device=query.device)
     index = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
-    blocks = reference.split(reference_block)
-    for start in range(0, len(query), query_block):
-        rows = slice(start, start + query_block)
-        similarity[rows], index[rows] = _nearest_of_block(query[rows], blocks, k)
+    strips = reference.split(min(_STRIP, reference_block))
+    gathered = max(query_block, min(_GATHERED_ROWS, _MAX_ELEMENTS // len(strips)))
+    for start in range(0, len(query), gathered):
+        rows = slice(start, start + gathered)
+        similarity[rows], index[rows] = _nearest_of_rows(
+            query[rows], reference, strips, k, (query_block, reference_block)
+        )
     return similarity, index
 
 
@@ -171,6 +184,11 @@ def _standardize_both(query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]
     return standardize(query, "query"), standardize(reference, "reference")
 
 
+def _n_elements(vectors: Tensor) -> int:
+    """How many elements are worked on at a time."""
+    return _CACHED_ELEMENTS if vectors.device.type == "cpu" else _MAX_ELEMENTS
+
+
 def _tolerance(size: int) -> float:
     """Twice the largest possible error of a product of two unit vectors: of summation plus that of rounded inputs."""
     of_inputs = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}[torch.get_float32_matmul_precision()]
@@ -179,7 +197,7 @@ def _tolerance(size: int) -> float:
 
 def _similarity(query: Tensor, reference: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """The similarity of query row i[p] and reference row j[p] for each pair p, as the module defines it."""
-    pairs = max(1, _MAX_ELEMENTS // query.shape[1])
+    pairs = max(1, _n_elements(query) // query.shape[1])
     parts = [
         (query[a].double() * reference[b].double()).sum(dim=1).float()
         for a, b in zip(i.split(pairs), j.split(pairs), strict=True)
@@ -187,36 +205,64 @@ def _similarity(query: Tensor, reference: Tensor, i: Tensor, j: Tensor) -> Tenso
     return torch.cat(parts).clamp_(-1, 1)
 
 
-def _nearest_of_block(query: Tensor, blocks: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
-    """`nearest` for a block of standardized query rows."""
-    if k <= len(blocks):
-        bounds = maxima = torch.stack([torch.mm(query, block.T).amax(dim=1) for block in blocks], dim=1)
-    else:  # too few maxima: the largest k of each block bound the k-th largest of all as well
-        largest = [torch.mm(query, block.T).topk(min(k, len(block)), dim=1).values for block in blocks]
+def _strip_maxima(query: Tensor, reference: Tensor, strip: int, query_block: int, reference_block: int) -> Tensor:
+    """The largest product of each query row within each strip of reference rows, (N, number of strips)."""
+    maxima = query.new_empty(len(query), -(-len(reference) // strip))
+    width = reference_block // strip * strip
+    # one product's memory serves all: new memory is a tenth of the time
+    memory = query.new_empty(min(query_block, len(query)) * min(width, len(reference)))
+    for rows, of_rows in zip(query.split(query_block), maxima.split(query_block), strict=True):
+        for block, of_block in zip(reference.split(width), of_rows.split(width // strip, dim=1), strict=True):
+            product = torch.mm(rows, block.T, out=memory[: len(rows) * len(block)].view(len(rows), len(block)))
+            n_whole = len(block) // strip
+            whole = product[:, : n_whole * strip].unflatten(1, (n_whole, strip))
+            torch.amax(whole, dim=2, out=of_block[:, :n_whole])
+            if n_whole < of_block.shape[1]:
+                of_block[:, -1] = product[:, n_whole * strip :].amax(dim=1)
+    return maxima
+
+
+def _nearest_of_rows(
+    query: Tensor, reference: Tensor, strips: tuple[Tensor, ...], k: int, blocks: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """`nearest` for some standardized query rows."""
+    if k <= len(strips):
+        bounds = maxima = _strip_maxima(query, reference, len(strips[0]), *blocks)
+    else:  # too few maxima: the largest k of each strip bound the k-th largest of all as well
+        largest = [torch.mm(query, strip.T).topk(min(k, len(strip)), dim=1).values for strip in strips]
         bounds, maxima = torch.cat(largest, dim=1), torch.stack([values[:, 0] for values in largest], dim=1)
-    floor = bounds.topk(k, dim=1).values[:, -1] - _tolerance(query.shape[1])
-    block_of, row_of = (maxima >= floor[:, None]).T.nonzero(as_tuple=True)
-    visited, n_rows = block_of.unique_consecutive(return_counts=True)
-    similarity = query.new_full((len(query), k), -torch.inf)
-    index = torch.zeros(len(query), k, dtype=torch.int64, device=query.device)
-    for b, rows in zip(visited.tolist(), row_of.split(n_rows.tolist()), strict=True):
-        i, j = (query[rows] @ blocks[b].T >= floor[rows, None]).nonzero(as_tuple=True)
-        found = query.new_full((len(rows), len(blocks[b])), -torch.inf)
-        found[i, j] = _similarity(query[rows], blocks[b], i, j)
-        # blocks come in ascending order, so what is known already wins a tie
-        both = torch.cat([similarity[rows], found], dim=1)
-        offset = b * len(blocks[0])
-        numbers = torch.arange(offset, offset + len(blocks[b]), device=query.device).expand(len(rows), -1)
-        similarity[rows], index[rows] = _largest(both, torch.cat([index[rows], numbers], dim=1), k)
-    return similarity, index
+    lowest = bounds.amax(dim=1) if k == 1 else bounds.topk(k, dim=1).values[:, -1]
+    floor = lowest - _tolerance(query.shape[1])
+    strip_of, row_of = (maxima >= floor[:, None]).T.nonzero(as_tuple=True)
+    visited, n_rows = strip_of.unique_consecutive(return_counts=True)
+    looks = zip(visited.tolist(), row_of.split(n_rows.tolist()), strict=True)
+    found = _Found(*(query.new_empty(0, dtype=dtype) for dtype in (torch.int64, torch.int64, torch.float32)))
+    waiting, n_waiting = [found], 0
+    for s, rows in ((s, rows) for s, all_rows in looks for rows in all_rows.split(blocks[0])):
+        i, j = (query[rows] @ strips[s].T >= floor[rows, None]).nonzero(as_tuple=True)
+        pairs = _Found(rows[i], j + s * len(strips[0]), _similarity(query[rows], strips[s], i, j))
+        if len(i) > 4 * k * len(rows):  # many equal images: only the first of them are needed
+            pairs = _largest([pairs], k)
+        waiting, n_waiting = [*waiting, pairs], n_waiting + len(pairs.row)
+        if n_waiting > _MAX_ELEMENTS // 4:
+            waiting, n_waiting = [_largest(waiting, k)], 0
+    found = _largest(waiting, k)
+    return found.similarity.view(-1, k), found.column.view(-1, k)
 
 
-def _largest(similarity: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row with their index; unlike topk, ties go to the first column."""
-    values, columns = [], []
-    for _ in range(k):
-        value, column = similarity.max(dim=1, keepdim=True)
-        similarity = similarity.scatter(1, column, -torch.inf)
-        values.append(value)
-        columns.append(column)
-    return torch.cat(values, dim=1), index.gather(1, torch.cat(columns, dim=1))
+class _Found(NamedTuple):
+    """Pairs of a query and a reference row with their similarity; the reference rows of each query row ascend."""
+
+    row: Tensor
+    column: Tensor
+    similarity: Tensor
+
+
+def _largest(found: list[_Found], k: int) -> _Found:
+    """The k largest of each row, sorted; ties go to the lowest index, as sorting leaves the order of equal ones."""
+    row, column, similarity = (torch.cat(parts) for parts in zip(*found, strict=True))
+    order = similarity.argsort(descending=True, stable=True)
+    order = order[row[order].argsort(stable=True)]
+    n_before = torch.searchsorted(row[order], row[order])
+    order = order[torch.arange(len(order), device=order.device) - n_before < k]
+    return _Found(row[order], column[order], similarity[order])

@@ -72,7 +72,7 @@ def name_shard(settings: bytes, contents: Sequence[str]) -> str:
 def hash_settings(encoder: ContrastiveEncoder, batch_size: int, device: str | torch.device) -> bytes:
     """Hash everything but the images that embeddings depend on."""
     settings = (hash_weights(encoder), encoder.settings, encoder.preparation, batch_size, torch.device(device).type)
-    return hashlib.blake2b(repr((settings, _hash_code())).encode()).digest()
+    return hashlib.blake2b(repr((settings, hash_code())).encode()).digest()
 
 
 def hash_weights(encoder: ContrastiveEncoder) -> str:
@@ -84,7 +84,7 @@ def hash_weights(encoder: ContrastiveEncoder) -> str:
 
 
 @cache
-def _hash_code() -> str:
+def hash_code() -> str:
     """Hash the code that reads, prepares and embeds images, ours and that of libraries."""
     digest = hashlib.blake2b(repr([version(name) for name in LIBRARIES]).encode())
     package = Path(__file__).parents[1]
