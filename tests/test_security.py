@@ -324,7 +324,7 @@ def seeds() -> dict[str, bytes]:
 
 
 SEEDS = seeds()
-ANYTHING = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+ANYTHING = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -393,7 +393,7 @@ def list_or_refuse(path: Path) -> None:
         assert len(images) == len(set(images.image_ids)) > 0
 
 
-@settings(ANYTHING, max_examples=400)
+@settings(ANYTHING, max_examples=150)
 @given(content=LISTS)
 @example([{"image": "a\0b"}])
 @example([{"image": "a" * 300}])
@@ -404,7 +404,7 @@ def test_any_data_list_is_read_or_refused(tmp_path, content):
     list_or_refuse(tmp_path / "list.json")
 
 
-@settings(ANYTHING, max_examples=400)
+@settings(ANYTHING, max_examples=150)
 @given(content=st.binary(max_size=60) | st.text("image,patient_id\n\r\"';\t=a.png\0", max_size=60).map(str.encode))
 @example(b"image\na\0b\n")
 @example(b"image\n" + b"a" * 300)
