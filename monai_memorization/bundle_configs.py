@@ -47,7 +47,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: does not parse ({' '.join(str(error).split())[:200]}); mend the bundle") from None
     if not isinstance(config, dict):
         raise InputError(f"{path}: holds no config, but a {type(config).__name__}")

@@ -132,7 +132,8 @@ def read_policy(path: str | Path | None = None) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a policy file (YAML)") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path}: is no YAML ({error}); start from `gate --print-policy`") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: is no YAML ({reason}); start from `gate --print-policy`") from None
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: holds no clauses, such as max_copy_rate: 0.1; start from `gate --print-policy`")
     written = [key.value for key, _ in tree.value] if isinstance(tree, yaml.MappingNode) else []

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import warnings
 import zlib
@@ -30,8 +31,10 @@ from pydicom.uid import JPEG2000, MPEG2MPML, DeflatedExplicitVRLittleEndian
 from small_generators import small_autoencoder
 
 from monai_memorization.auditing import audit
+from monai_memorization.bundle_configs import read_config
 from monai_memorization.errors import InputError, UnreadableError
 from monai_memorization.filtering import write_data_list
+from monai_memorization.gating import read_policy
 from monai_memorization.generation.autoencoding import named_items
 from monai_memorization.generation.weights import load_weights
 from monai_memorization.images.preparation import Preparation, prepared_images
@@ -217,6 +220,37 @@ def test_name_that_climbs_out_of_its_folder_cannot_choose_where_we_write(tmp_pat
     assert len(read_image_set(tmp_path / "out" / "clean" / "synthetic.json", "synthetic")) == 3
 
 
+# --- configs and policies, which are read as data ---
+
+
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+)
+HOSTILE = {
+    "tag.yaml": "!!python/object/apply:pathlib.Path.touch [{trace}]",
+    "nested_tag.yaml": "train: {x: !!python/object/new:pathlib.Path [{trace}]}",
+    "deep.yaml": "[" * 5000,
+    "deep.json": "[" * 100_000,
+    "bytes.yaml": "\0\1",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("reader", [read_config, read_policy])
+def test_hostile_config_or_policy_is_refused_in_one_line_and_does_nothing(name, reader, tmp_path, trace):
+    (tmp_path / name).write_text(HOSTILE[name].replace("{trace}", str(trace)), encoding="utf-8")
+
+    with pytest.raises(InputError, match=re.escape(name)) as caught:
+        reader(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
+def test_config_that_grows_when_it_is_written_out_is_read_without_growing(tmp_path):
+    (tmp_path / "laughs.yaml").write_text(LAUGHS, encoding="utf-8")
+    assert len(read_config(tmp_path / "laughs.yaml")) == 10
+
+
 # --- what may be handed out, and what may not ---
 
 
@@ -324,7 +358,7 @@ def seeds() -> dict[str, bytes]:
 
 
 SEEDS = seeds()
-ANYTHING = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+ANYTHING = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -393,7 +427,7 @@ def list_or_refuse(path: Path) -> None:
         assert len(images) == len(set(images.image_ids)) > 0
 
 
-@settings(ANYTHING, max_examples=400)
+@settings(ANYTHING, max_examples=150)
 @given(content=LISTS)
 @example([{"image": "a\0b"}])
 @example([{"image": "a" * 300}])
@@ -404,7 +438,7 @@ def test_any_data_list_is_read_or_refused(tmp_path, content):
     list_or_refuse(tmp_path / "list.json")
 
 
-@settings(ANYTHING, max_examples=400)
+@settings(ANYTHING, max_examples=150)
 @given(content=st.binary(max_size=60) | st.text("image,patient_id\n\r\"';\t=a.png\0", max_size=60).map(str.encode))
 @example(b"image\na\0b\n")
 @example(b"image\n" + b"a" * 300)
