@@ -39,6 +39,7 @@ from monai_memorization.statistics.power import choose_plants, measure_power, su
 N_DIVISIONS = 200
 ALPHA = 0.05
 N_PLANTED, N_UNTOUCHED = 100, 400
+N_COPIED = 256  # training images of which copies of every family are planted
 
 
 def main() -> None:
@@ -146,7 +147,7 @@ def _families(
     images = _first_of_patient(held_out)
     similarity = _scores(held_out, training)[images]
     level = threshold(similarity, ALPHA, len(images))
-    index = choose_plants(len(training), seed, len(training))
+    index = choose_plants(len(training), seed, N_COPIED)
     pixels = _pixels(training.images.subset(index.tolist()), encoder)
     score = partial(score_prepared, encoder, training=training)
     recalls = measure_power(score, pixels, index, torch.full((len(index),), level), seed=seed)
