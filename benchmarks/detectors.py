@@ -106,8 +106,8 @@ def aligned_thumbnails(training: PreparedImages, seed: int) -> Detector:
 
     def detect(images: Tensor) -> tuple[Tensor, Tensor]:
         best, match = torch.full((len(images),), -2.0), torch.zeros(len(images), dtype=torch.int64)
-        for moved in _small_moves(images):
-            similarity, index = nearest(_pixels(_thumbnails(moved, side)), reference)
+        for moved in _small_moves(_thumbnails(images, side)):
+            similarity, index = nearest(_pixels(moved), reference)
             better = similarity[:, 0] > best
             best, match = torch.where(better, similarity[:, 0], best), torch.where(better, index[:, 0], match)
         return best, match
