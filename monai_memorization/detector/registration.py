@@ -2,9 +2,8 @@
 """Register pairs of images and correlate what they show: exact where the encoder is only tolerant.
 
 An image is reduced to its fine structure, (C, *sides), a few thousand values that brightness, contrast and smooth
-fields hardly change. Of a pair, a grid of flips, rotations and zooms is tried with all shifts at once, by correlation
-in Fourier space; an affine map is refined from the best of them, and the agreement of the pair is the correlation where
-both are seen.
+fields hardly change. Of a pair, a grid of flips, rotations, zooms and shifts is tried on a coarse scale; an affine map
+is refined from the best of them, and the agreement of the pair is the correlation where both are seen.
 """
 
 from __future__ import annotations
@@ -65,25 +64,30 @@ def _best_of_grid(query: Tensor, candidates: Tensor) -> Tensor:
     """Return the affine map of the largest correlation over the grid and all shifts, (B, k, d, d + 1)."""
     n, k = candidates.shape[:2]
     d = query.dim() - 2
-    query = _unit(_shrink(query, COARSE_SIDES[d]))
+    query = _shrink(query, COARSE_SIDES[d])
     candidates = _unit(_shrink(candidates.flatten(0, 1), COARSE_SIDES[d]))
-    sides, axes = query.shape[2:], tuple(range(2, d + 2))
-    spectrum = torch.fft.rfftn(candidates, dim=axes).unflatten(0, (n, k))
-    shifts = torch.cartesian_prod(*(torch.fft.fftfreq(side, 1 / side) for side in sides)).view(-1, d)
-    far = (shifts.abs() > LARGEST_SHIFT * min(sides)).any(dim=1)
-    best, maps = query.new_full((n, k), -torch.inf), query.new_zeros(n, k, d, d + 1)
-    for linear in _grid(d, sides):
-        # query(v) = candidate(linear v + t)  <=>  query(inverse u) = candidate(u + t)
-        seen = _unit(_warp(query, F.pad(torch.linalg.inv(linear), (0, 1)).expand(n, d, d + 1)))
-        moved = torch.fft.rfftn(seen, dim=axes).conj()[:, None] * spectrum
-        by_shift = torch.fft.irfftn(moved.sum(dim=2), s=sides, dim=axes).flatten(2).masked_fill(far, -torch.inf)
-        value, index = by_shift.max(dim=2)
-        offset = (2 * shifts[index] / torch.tensor(sides)).flip(2)[..., None]
-        better = value > best
-        best = torch.where(better, value, best)
-        found = torch.cat([linear.expand(n, k, d, d), offset], dim=3)
-        maps = torch.where(better[..., None, None], found, maps)
-    return maps
+    sides = query.shape[2:]
+    turns, flips = _turns(d, sides), list(product((False, True), repeat=d))
+    # query(v) = candidate(flip turn v + t)  <=>  query(inverse turn, flip u) = candidate(u + t)
+    inverse = F.pad(torch.linalg.inv(turns), (0, 1))
+    turned = _unit(_warp(query.repeat_interleave(len(turns), dim=0), inverse.repeat(n, 1, 1)))
+    seen = torch.stack([turned.flip([2 + axis for axis in range(d) if flip[axis]]) for flip in flips], dim=1)
+    shifts, shifted = _shift_all(candidates, math.floor(LARGEST_SHIFT * min(sides)))
+    values = torch.bmm(seen.reshape(n, len(turns) * len(flips), -1), shifted.reshape(n, k * len(shifts), -1).mT)
+    best = values.unflatten(2, (k, len(shifts))).transpose(1, 2).flatten(2).argmax(dim=2)
+    signs = 1.0 - 2.0 * torch.tensor(flips).flip(1).to(turns)
+    linear = (turns[:, None] * signs[None, :, :, None]).flatten(0, 1)[best // len(shifts)]
+    offset = (2 * shifts / torch.tensor(sides)).flip(1)[best % len(shifts)]
+    return torch.cat([linear, offset[..., None]], dim=3)
+
+
+def _shift_all(images: Tensor, largest: int) -> tuple[Tensor, Tensor]:
+    """Return all shifts up to the ``largest``, in voxels, (S, d), and images(u + shift), 0 outside, (B, S, C, *sides)."""
+    d, sides = images.dim() - 2, images.shape[2:]
+    padded = F.pad(images, [largest] * (2 * d))
+    starts = list(product(range(2 * largest + 1), repeat=d))
+    windows = [padded[(..., *(slice(i, i + side) for i, side in zip(start, sides, strict=True)))] for start in starts]
+    return torch.tensor(starts, dtype=images.dtype) - largest, torch.stack(windows, dim=1)
 
 
 def _refine(query: Tensor, candidate: Tensor, maps: Tensor) -> Tensor:
@@ -146,8 +150,8 @@ def _jacobian(images: Tensor) -> Tensor:
     return torch.cat(columns, dim=-1).flatten(1, -2)
 
 
-def _grid(d: int, sides: torch.Size) -> list[Tensor]:
-    """Linear parts of the maps that are tried, (d, d), axes from the last to the first, in coordinates from -1 to 1."""
+def _turns(d: int, sides: torch.Size) -> Tensor:
+    """Rotations and zooms that are tried, (P, d, d), axes from the last to the first, in coordinates from -1 to 1."""
     sizes = torch.tensor(sides, dtype=torch.float32)
     turns = [torch.eye(d)]
     for (i, j), degrees in product(combinations(range(d), 2), ANGLES):
@@ -155,8 +159,7 @@ def _grid(d: int, sides: torch.Size) -> list[Tensor]:
         turn[i, i] = turn[j, j] = math.cos(angle)
         turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
         turns.append(turn * sizes[None, :] / sizes[:, None])
-    flips = [torch.diag(torch.tensor(signs)) for signs in product((1.0, -1.0), repeat=d)]
-    return [(turn @ flip / zoom).flip(0, 1) for turn, flip, zoom in product(turns, flips, ZOOMS)]
+    return torch.stack([turn.flip(0, 1) / zoom for turn, zoom in product(turns, ZOOMS)])
 
 
 def _shrink(images: Tensor, side: int) -> Tensor:
