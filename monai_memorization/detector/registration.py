@@ -82,12 +82,13 @@ def _best_of_grid(query: Tensor, candidates: Tensor) -> Tensor:
 
 
 def _shift_all(images: Tensor, largest: int) -> tuple[Tensor, Tensor]:
-    """Return all shifts up to the ``largest``, in voxels, (S, d), and images(u + shift), 0 outside, (B, S, C, *sides)."""
+    """Return shifts by up to ``largest`` voxels, (S, d), and images(u + shift), 0 outside, (B, S, C, *sides)."""
     d, sides = images.dim() - 2, images.shape[2:]
-    padded = F.pad(images, [largest] * (2 * d))
-    starts = list(product(range(2 * largest + 1), repeat=d))
-    windows = [padded[(..., *(slice(i, i + side) for i, side in zip(start, sides, strict=True)))] for start in starts]
-    return torch.tensor(starts, dtype=images.dtype) - largest, torch.stack(windows, dim=1)
+    windows = F.pad(images, [largest] * (2 * d))
+    for axis, side in enumerate(sides):
+        windows = windows.unfold(2 + axis, side, 1)  # puts the window last, and in its place the shift
+    shifts = torch.cartesian_prod(*[torch.arange(-largest, largest + 1)] * d).view(-1, d).to(images)
+    return shifts, windows.movedim(1, 1 + d).flatten(1, d)
 
 
 def _refine(query: Tensor, candidate: Tensor, maps: Tensor) -> Tensor:
