@@ -17,6 +17,7 @@ import argparse
 import json
 import random
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from scipy.stats import betabinom
 from torch import Tensor
 
 from monai_memorization.detector import degradations
-from monai_memorization.detector.embeddings import Embeddings, embed, embed_batch
+from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
 from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.scores import score_embedded, score_prepared
 from monai_memorization.images.preparation import read_prepared
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.statistics.conformal import alpha_attained, attained_rank, copy_candidates, threshold
@@ -37,6 +39,7 @@ from monai_memorization.statistics.power import choose_plants, measure_power, su
 N_DIVISIONS = 200
 ALPHA = 0.05
 N_PLANTED, N_UNTOUCHED = 100, 400
+N_COPIED = 256  # training images of which copies of every family are planted
 
 
 def main() -> None:
@@ -68,7 +71,7 @@ def _false_alarms(training: Embeddings, held_out: list[Embeddings], rng: random.
     """One film of each patient, so that the audited images are independent, and three sizes of validation set."""
     images = _first_of_patient(held_out)
     vectors = torch.cat([e.vectors for e in held_out])[images]
-    similarity = nearest(vectors, training.vectors)[0][:, 0]
+    similarity = _scores(held_out, training)[images]
     n = len(images)
     sizes = {"n_S = n_V": (n // 2, n // 2), "n_S = 4 n_V": (n // 5, 4 * (n // 5)), "60 patients": (60, n - 60)}
     sizes = {name: size for name, size in sizes.items() if min(size) >= 20}
@@ -114,17 +117,16 @@ def _planted_copies(
     """Audit 100 changed training images among 400 held-out ones; the validation set is the rest, by patient."""
     images = _first_of_patient(held_out)
     rng.shuffle(images)
-    vectors = torch.cat([e.vectors for e in held_out])
+    scores = _scores(held_out, training)
     n_untouched, n_planted = min(N_UNTOUCHED, len(images) // 2), min(N_PLANTED, len(training))
     untouched, validation = images[:n_untouched], images[n_untouched:]
     chosen = rng.sample(range(len(training)), n_planted)
     originals = _pixels(training.images.subset(chosen), encoder)
     torch.manual_seed(seed)
     copies = torch.cat([_change(original[None], rng) for original in originals])
-    planted = embed_batch(encoder, degradations.rescale(copies))
-    similarity, match = (c[:, 0] for c in nearest(torch.cat([planted, vectors[untouched]]), training.vectors))
-    reference = nearest(vectors[validation], training.vectors)[0][:, 0]
-    right = match[:n_planted] == torch.tensor(chosen)
+    planted, match = score_prepared(encoder, degradations.rescale(copies), training)
+    similarity, reference = torch.cat([planted, scores[untouched]]), scores[validation]
+    right = match == torch.tensor(chosen)
     result: dict[str, Any] = {
         "n_planted": n_planted,
         "n_untouched": n_untouched,
@@ -143,11 +145,12 @@ def _families(
 ) -> dict[str, Any]:
     """Recall of each family at alpha, all held-out images being the validation set."""
     images = _first_of_patient(held_out)
-    similarity = nearest(torch.cat([e.vectors for e in held_out])[images], training.vectors)[0][:, 0]
+    similarity = _scores(held_out, training)[images]
     level = threshold(similarity, ALPHA, len(images))
-    index = choose_plants(len(training), seed, len(training))
+    index = choose_plants(len(training), seed, N_COPIED)
     pixels = _pixels(training.images.subset(index.tolist()), encoder)
-    recalls = measure_power(encoder, pixels, index, training.vectors, torch.full((len(index),), level), seed=seed)
+    score = partial(score_prepared, encoder, training=training)
+    recalls = measure_power(score, pixels, index, torch.full((len(index),), level), seed=seed)
     return {"summary": asdict(summarize_power(recalls)), "cells": [asdict(recall) for recall in recalls]}
 
 
@@ -172,6 +175,10 @@ def _first_of_patient(sets: list[Embeddings]) -> list[int]:
     for i, patient in enumerate(patients):
         first.setdefault(patient, i)
     return list(first.values())
+
+
+def _scores(sets: list[Embeddings], training: Embeddings) -> Tensor:
+    return torch.cat([score_embedded(images, training)[0] for images in sets])
 
 
 def _pixels(images: ImageSet, encoder: ContrastiveEncoder) -> Tensor:

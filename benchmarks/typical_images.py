@@ -26,9 +26,9 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from monai_memorization.detector.embeddings import embed, embed_batch
+from monai_memorization.detector.embeddings import Embeddings, embed, embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
-from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.scores import score_prepared
 from monai_memorization.images.preparation import read_prepared, scale_intensities
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import read_image_set
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     encoder = load_encoder(options.encoder)
-    training = embed(encoder, read_image_set(options.training, "training")).vectors
+    training = embed(encoder, read_image_set(options.training, "training"))
     films = _pixels(options.held_out, "held_out", encoder)
     reconstructed = _pixels(options.reconstructed, "reconstructed", encoder)
     order = originals(reconstructed.images, films.images)
@@ -74,21 +74,21 @@ def main() -> None:
 
 
 def _divide(
-    films: Tensor, reconstructions: Tensor, training: Tensor, encoder: ContrastiveEncoder, seed: int
+    films: Tensor, reconstructions: Tensor, training: Embeddings, encoder: ContrastiveEncoder, seed: int
 ) -> dict[str, dict[str, float]]:
     """Flag typical images of one division, calibrated on validation images and on their reconstructions."""
     order = torch.randperm(len(films), generator=torch.Generator().manual_seed(seed))
     validation, source = order[: len(films) // 2], order[len(films) // 2 :]
-    references = [_embed(encoder, images[validation]) for images in (films, reconstructions)]
-    levels = [nearest(vectors, training)[0][:, 0] for vectors in references]
+    reference = _embed(encoder, films[validation])
+    levels = [score_prepared(encoder, images[validation], training)[0] for images in (films, reconstructions)]
     shares = {}
     for name, make in _kinds(films[source], reconstructions[source], seed).items():
-        vectors = _embed(encoder, torch.stack([scale_intensities(image) for image in make()]))
-        similarity = nearest(vectors, training)[0][:, 0]
+        images = torch.stack([scale_intensities(image) for image in make()])
+        similarity = score_prepared(encoder, images, training)[0]
         flagged = [
             copy_candidates(level, similarity, ALPHA, len(validation)).double().mean().item() for level in levels
         ]
-        gap = gap_auc(references[0], vectors, [str(i) for i in range(len(validation))], seed).auc
+        gap = gap_auc(reference, _embed(encoder, images), [str(i) for i in range(len(validation))], seed).auc
         shares[name] = {
             "flagged_share": flagged[0],
             "flagged_share_on_reconstructions": flagged[1],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from monai_memorization.detector.contrastive import obtain_encoder
 from monai_memorization.detector.embeddings import embed, embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.leaks import find_leaks, refuse_identical
+from monai_memorization.detector.registration import fine_structure
 from monai_memorization.errors import InputError
 from monai_memorization.generation.drawing import prepare_drawn
 from monai_memorization.generation.sampling import Sampler
@@ -182,9 +184,12 @@ class MemorizationHandler:
         ranks, metrics = self._ranks, None
         with undisturbed(_networks(engine, self.sampler)):
             seeds = range(FIRST_SEED, FIRST_SEED + self.n_images)[ranks.rank :: ranks.n]
-            vectors = ranks.gather(self._draw_and_embed(seeds, _device(self.device, engine)))
+            drawn = ranks.gather(self._draw_and_embed(seeds, _device(self.device, engine)))
             if ranks.rank == 0:
-                metrics = self._measure(torch.cat(vectors))
+                vectors, structure = (torch.cat(parts) for parts in zip(*chain(*drawn), strict=True))
+                metrics = measure_monitored(
+                    self._training, self._validation, vectors, structure, alpha=self.alpha, seed=self.seed
+                )
             metrics = ranks.share(metrics)
         engine.state.metrics.update(metrics)
         if self.copy_rate_limit is not None:
@@ -216,28 +221,16 @@ class MemorizationHandler:
         self._training, self._validation = training, validation
         return encoder
 
-    def _draw_and_embed(self, seeds: Sequence[int], device: torch.device) -> Tensor:
-        """Return the embeddings, (len(seeds), D), of the images of these seeds."""
-        vectors = [torch.empty(0, self._encoder.head.out_features)]
+    def _draw_and_embed(self, seeds: Sequence[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Return, batch by batch, the embeddings of the images of these seeds, (B, D), and their fine structure."""
+        drawn = []
         for start in range(0, len(seeds), self.batch_size):
             batch = seeds[start : start + self.batch_size]
             with torch.no_grad():
                 images = self.sampler(batch)
             prepared = prepare_drawn(images, batch, self._encoder.preparation)
-            vectors.append(embed_batch(self._encoder, prepared, device))
-        return torch.cat(vectors)
-
-    def _measure(self, synthetic: Tensor) -> dict[str, float]:
-        training, validation = self._training, self._validation
-        return measure_monitored(
-            training.vectors,
-            validation.vectors,
-            synthetic,
-            training.images.patient_ids,
-            validation.images.patient_ids,
-            alpha=self.alpha,
-            seed=self.seed,
-        )
+            drawn.append((embed_batch(self._encoder, prepared, device), fine_structure(prepared).half()))
+        return drawn
 
 
 def _listed(source: Source, folder: Path, role: str, image_key: str) -> ImageSet:

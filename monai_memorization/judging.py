@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_memorization.detector.embeddings import embed, embed_batch
+from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import load_encoder
-from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.scores import score_embedded, score_prepared
 from monai_memorization.errors import InputError
 from monai_memorization.images.preparation import read_prepared
 from monai_memorization.images.roles import originals
@@ -46,9 +46,14 @@ class Detector:
         strata = report["calibrated"]["strata"]
         self.thresholds = {s["label"]: math.inf if s["threshold"] is None else s["threshold"] for s in strata}
 
-    def flags(self, vectors: Tensor, images: ImageSet) -> Tensor:
-        """Return which of n images it flags, bool (n,), given their embeddings (n, D)."""
-        return nearest(vectors, self.training.vectors)[0][:, 0] > own_thresholds(images, self.thresholds)
+    def flags(self, embedded: Embeddings) -> Tensor:
+        """Return which of n images it flags, bool (n,)."""
+        return score_embedded(embedded, self.training)[0] > own_thresholds(embedded.images, self.thresholds)
+
+    def flags_copies(self, copies: Tensor, originals: ImageSet) -> Tensor:
+        """Return which of n copies of training images, (n, C, *image_size), it flags, bool (n,)."""
+        scores = score_prepared(self.encoder, copies, self.training, self.device)[0]
+        return scores > own_thresholds(originals, self.thresholds)
 
 
 def passing_images(sets: Mapping[str, ImageSet], detector: Detector) -> dict[str, ImageSet]:
@@ -63,7 +68,7 @@ def passing_images(sets: Mapping[str, ImageSet], detector: Detector) -> dict[str
     """
     calibration = sets.get("reconstructed_validation", sets["validation"])
     embedded = embed(detector.encoder, calibration, device=detector.device, skip_unreadable=detector.skip_unreadable)
-    passed = (~detector.flags(embedded.vectors, embedded.images)).nonzero()[:, 0].tolist()
+    passed = (~detector.flags(embedded)).nonzero()[:, 0].tolist()
     if not passed:
         raise InputError(
             "validation: no image of the judge's half passes the filter; raise alpha or give more patients"
@@ -144,7 +149,7 @@ def planted_that_pass(filtering: Detector, judging: Detector, seed: int, n_plant
     passed, found = torch.zeros(len(index), dtype=torch.int64), 0
     for family, _, copies in plant(pixels, seed=seed):
         if family.whole:
-            passes, finds = (d.flags(embed_batch(d.encoder, copies, d.device), copied) for d in (filtering, judging))
+            passes, finds = (d.flags_copies(copies, copied) for d in (filtering, judging))
             passed += ~passes
             found += int((~passes & finds).sum())
     return int(passed.sum()), found, int((passed > 0).sum())

@@ -119,6 +119,7 @@ def listed(role: str, images: list[tuple[int, int]]) -> Embeddings:
         ImageSet(role, names, tuple(map(Path, names)), tuple(f"p{patient}" for _, patient in images), None, True),
         torch.zeros(len(images), 2),
         patterns[[content for content, _ in images]],
+        torch.zeros(len(images), 1, 2, 2),
         tuple(f"d{content}" for content, _ in images),
     )
 

@@ -9,9 +9,8 @@ import math
 import pytest
 import torch
 from made_up_images import smooth_images
-from torch import nn
 
-from monai_memorization.detector.embeddings import embed_batch
+from monai_memorization.detector.neighbors import nearest
 from monai_memorization.statistics.power import (
     FAMILIES,
     Family,
@@ -25,12 +24,16 @@ from monai_memorization.statistics.power import (
 SIZES = {2: (32, 32), 3: (16, 16, 16)}
 
 
-def plant(dimension=2, level=0.99, families=FAMILIES, encoder=None, seed=0):
-    """Plant 8 of 30 images and look for them with an encoder that sees every pixel."""
+def by_pixels(training):
+    """The detector that compares every pixel."""
+    return lambda images: tuple(column[:, 0] for column in nearest(images.flatten(1), training.flatten(1)))
+
+
+def plant(dimension=2, level=0.99, families=FAMILIES, seed=0):
+    """Plant 8 of 30 images and look for them with a detector that sees every pixel."""
     training = smooth_images(30, SIZES[dimension])[:, None]
-    encoder, index = encoder or nn.Flatten(), torch.arange(3, 27, 3)
-    vectors = embed_batch(encoder, training)
-    return measure_power(encoder, training[index], index, vectors, torch.full((8,), level), families, seed)
+    index = torch.arange(3, 27, 3)
+    return measure_power(by_pixels(training), training[index], index, torch.full((8,), level), families, seed)
 
 
 def entry(family, recall, seen=True, whole=True):
@@ -38,7 +41,7 @@ def entry(family, recall, seen=True, whole=True):
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_exact_copies_are_all_found_by_an_encoder_that_sees_everything(dimension):
+def test_exact_copies_are_all_found_by_a_detector_that_sees_everything(dimension):
     exact = next(cell for cell in plant(dimension) if cell.family == "identity")
 
     assert (exact.n, exact.recall, exact.matched) == (8, 1, 1)
@@ -51,21 +54,19 @@ def test_nothing_is_above_infinity_and_everything_above_its_negative(level, reca
 
 def test_recall_counts_each_copy_against_its_own_threshold():
     training = smooth_images(10)[:, None]
-    vectors = embed_batch(nn.Flatten(), training)
     identity = [family for family in FAMILIES if family.name == "identity"]
     levels = torch.tensor([0.5, 0.5, 2.0, 0.5])
 
-    (cell,) = measure_power(nn.Flatten(), training[:4], torch.arange(4), vectors, levels, identity)
+    (cell,) = measure_power(by_pixels(training), training[:4], torch.arange(4), levels, identity)
 
     assert cell.recall == 0.75
 
 
 def test_copy_that_is_found_elsewhere_is_not_matched():
     training = smooth_images(10)[:, None]
-    vectors = embed_batch(nn.Flatten(), training)
     to_next = Family("swap", (1,), lambda images, others, _: others)
 
-    (cell,) = measure_power(nn.Flatten(), training[:4], torch.arange(4), vectors, torch.full((4,), 0.9), [to_next])
+    (cell,) = measure_power(by_pixels(training), training[:4], torch.arange(4), torch.full((4,), 0.9), [to_next])
 
     assert (cell.recall, cell.matched) == (1, 0)
 
@@ -73,15 +74,15 @@ def test_copy_that_is_found_elsewhere_is_not_matched():
 def test_reconstructions_are_counted_like_any_planted_copies():
     training = smooth_images(10)[:, None]
     index, levels = torch.tensor([7, 2, 5, 0]), torch.tensor([0.5, 0.5, 0.5, 2.0])
-    vectors, copies = training.flatten(1), training[index].flatten(1)
-    copies[1] = training[3].flatten()  # comes back as another patient
-    swap = Family("swap", (1,), lambda *_: copies.view(4, 1, 32, 32))
+    copies = training[index]
+    copies[1] = training[3]  # comes back as another patient
+    swap = Family("swap", (1,), lambda *_: copies)
 
-    cell = measure_reconstructions(copies, index, vectors, levels)
+    cell = measure_reconstructions(*by_pixels(training)(copies), index, levels)
 
     assert (cell.family, cell.n, cell.recall, cell.matched) == ("autoencoder", 4, 0.75, 0.75)
     assert (cell.seen_in_training, cell.whole) == (False, True)
-    (same,) = measure_power(nn.Flatten(), training[index], index, vectors, levels, [swap])
+    (same,) = measure_power(by_pixels(training), training[index], index, levels, [swap])
     assert (same.recall, same.matched) == (cell.recall, cell.matched)
 
 

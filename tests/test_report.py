@@ -31,7 +31,9 @@ def embeddings(role, names, patients=None, digests=None, **more) -> Embeddings:
     images = ImageSet(
         role, names, tuple(map(Path, names)), tuple(patients or names), more.pop("labels", None), patients is not None
     )
-    return Embeddings(images, torch.zeros(len(names), 2), torch.zeros(len(names), 4), tuple(digests or names), **more)
+    n = len(names)
+    kept = torch.zeros(n, 2), torch.zeros(n, 4), torch.zeros(n, 1, 2, 2)
+    return Embeddings(images, *kept, tuple(digests or names), **more)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

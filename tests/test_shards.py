@@ -46,7 +46,7 @@ def keep(encoder, folder, tmp_path, **settings):
 
 
 def same(first, second) -> bool:
-    tensors = ("vectors", "thumbnails")
+    tensors = ("vectors", "thumbnails", "structure")
     return (
         all(torch.equal(getattr(first, name), getattr(second, name)) for name in tensors)
         and first.digests == second.digests

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_memorization.detector.encoder import ContrastiveEncoder
+from monai_memorization.detector.registration import fine_structure
 from monai_memorization.detector.shards import Shard, hash_settings, name_shard, read_shard, write_shard
 from monai_memorization.errors import InputError
 from monai_memorization.images.contents import hash_contents
@@ -38,6 +39,7 @@ class Embeddings:
         images: the images that could be read, in their order; ids and patients.
         vectors: embeddings, float32 (n, D).
         thumbnails: the images shrunk to a few hundred values, float32 (n, E), for the near-identical check.
+        structure: their fine structure, by which pairs are registered, float16 (n, C, *sides).
         digests: hash of each prepared image; equal for equal images, whatever their file.
         unreadable: messages on images that were left out.
         n_scaled: number of images that had another size than the encoder's.
@@ -46,6 +48,7 @@ class Embeddings:
     images: ImageSet
     vectors: Tensor
     thumbnails: Tensor
+    structure: Tensor
     digests: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
     n_scaled: int = 0
@@ -61,6 +64,7 @@ class Embeddings:
             images=self.images.subset(indices),
             vectors=self.vectors[rows],
             thumbnails=self.thumbnails[rows],
+            structure=self.structure[rows],
             digests=tuple(self.digests[i] for i in indices),
         )
 
@@ -109,10 +113,10 @@ def embed(
     batches = prepared_batches(images.subset(rest), encoder.preparation, batch_size, workers, skip_unreadable, notes)
     for position, group in groupby(batches, lambda batch: int(batch[0][0]) // size):
         number = missing[position]
-        indices, vectors, thumbnails, digests = _embed_batches(encoder, group, device)
+        indices, vectors, thumbnails, structure, digests = _embed_batches(encoder, group, device)
         first, last = (bisect_left(notes.scaled, end) for end in (position * size, (position + 1) * size))
         kept[number] = [rest[index] for index in indices]
-        shards[number] = Shard(vectors, thumbnails, digests, last - first)
+        shards[number] = Shard(vectors, thumbnails, structure, digests, last - first)
         if files and len(indices) == len(ranges[number]):  # what cannot be read has to be said each time
             write_shard(shards[number], files[number])
     if not shards:
@@ -122,6 +126,7 @@ def embed(
         images.subset(index for number in sorted(kept) for index in kept[number]),
         torch.cat([shard.vectors for shard in in_order]),
         torch.cat([shard.thumbnails for shard in in_order]),
+        torch.cat([shard.structure for shard in in_order]),
         tuple(row.numpy().tobytes().hex() for shard in in_order for row in shard.digests),
         tuple(notes.unreadable),
         sum(shard.n_scaled for shard in in_order),
@@ -130,20 +135,22 @@ def embed(
 
 def _embed_batches(
     encoder: ContrastiveEncoder, batches: Iterable[tuple[Tensor, Tensor]], device: str | torch.device
-) -> tuple[list[int], Tensor, Tensor, Tensor]:
-    """Return the indices of the images, and of each its embedding, thumbnail and digest, uint8 (n, 16)."""
+) -> tuple[list[int], Tensor, Tensor, Tensor, Tensor]:
+    """Return the indices of the images, and of each its embedding, thumbnail, structure and digest, uint8 (n, 16)."""
     indices: list[int] = []
     vectors: list[Tensor] = []
     thumbnails: list[Tensor] = []
+    structure: list[Tensor] = []
     digests = bytearray()
     for positions, batch in batches:
         indices += positions.tolist()
         vectors.append(embed_batch(encoder, batch, device))
         thumbnails.append(shrink(batch))
+        structure.append(fine_structure(batch).half())
         for image in batch:
             digests += bytes.fromhex(digest(image))
     rows = torch.frombuffer(digests, dtype=torch.uint8).view(-1, DIGEST_SIZE)
-    return indices, torch.cat(vectors), torch.cat(thumbnails), rows
+    return indices, torch.cat(vectors), torch.cat(thumbnails), torch.cat(structure), rows
 
 
 @torch.no_grad()

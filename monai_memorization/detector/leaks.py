@@ -86,7 +86,8 @@ def distinct_images(source: str | Path | ImageSet, role: str = "training") -> Im
         thumbnails.append(shrink(batch))
         digests += map(digest, batch)
     # no encoder is needed to see that two images are one picture
-    pictures = Embeddings(images, torch.empty(len(images), 0), torch.cat(thumbnails), tuple(digests))
+    nothing = torch.empty(len(images), 0)
+    pictures = Embeddings(images, nothing, torch.cat(thumbnails), nothing, tuple(digests))
     repeated = {leak.image_id for leak in _repeated(pictures, preparation)}
     logger.info("%s: %d of %d images repeat another one and are left out", role, len(repeated), len(images))
     return images.subset(i for i, name in enumerate(images.image_ids) if name not in repeated)

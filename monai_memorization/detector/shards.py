@@ -34,12 +34,14 @@ class Shard:
     Args:
         vectors: embeddings, float32 (n, D).
         thumbnails: the images shrunk, float32 (n, E).
+        structure: their fine structure, float16 (n, C, *sides).
         digests: hash of each prepared image, uint8 (n, 16).
         n_scaled: number of images that had another size than the encoder's.
     """
 
     vectors: Tensor
     thumbnails: Tensor
+    structure: Tensor
     digests: Tensor
     n_scaled: int
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from monai_memorization.detector.embeddings import Embeddings
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.near_identical import near_identical
-from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.scores import score_embedded, score_prepared
 from monai_memorization.images.preparation import read_prepared
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet
@@ -43,8 +44,8 @@ class Findings:
     """What an audit found, before it is written down.
 
     Args:
-        similarity: a(s), of each synthetic image to its nearest training image, (n_S,).
-        match: position of that training image, int64 (n_S,).
+        similarity: a(s), the score of each synthetic image, (n_S,).
+        match: position of the training image that gives it, int64 (n_S,).
         validation_similarity: a(v), (n_V,).
         flags: p-values, candidates and FDR list.
         identical: position of a near-identical training image or -1, int64 (n_S,).
@@ -95,10 +96,8 @@ def measure(
     calibration = embedded.get("reconstructed_validation", validation)
     alpha, q, seed = settings["alpha"], settings["q"], settings["seed"]
     with timed(seconds, "search"):
-        validation_similarity, validation_match = (
-            column[:, 0] for column in nearest(calibration.vectors, training.vectors)
-        )
-        similarity, match = (column[:, 0] for column in nearest(synthetic.vectors, training.vectors))
+        validation_similarity, validation_match = score_embedded(calibration, training)
+        similarity, match = score_embedded(synthetic, training)
         identical = near_identical(synthetic, training, encoder.preparation)[1]
     strata = stratify(
         calibration.images.patient_ids, len(synthetic), calibration.images.labels, synthetic.images.labels
@@ -185,13 +184,14 @@ def _measure_power(
     index = index[~level[index].isnan()]
     if len(index) > 0:
         images = read_prepared(training.images.subset(index.tolist()), encoder.preparation).pixels.float()
-        recalls = measure_power(encoder, images, index, training.vectors, level[index], seed=seed, device=device)
+        score = partial(score_prepared, encoder, training=training, device=device)
+        recalls = measure_power(score, images, index, level[index], seed=seed)
     if (reconstructed := embedded.get("reconstructed_training")) is not None:
         index = torch.tensor(originals(reconstructed.images, training.images))
         kept = (index >= 0) & ~level[index].isnan()
         if kept.any():
-            index = index[kept]
-            recalls.append(measure_reconstructions(reconstructed.vectors[kept], index, training.vectors, level[index]))
+            scores, match = score_embedded(reconstructed, training)
+            recalls.append(measure_reconstructions(scores[kept], match[kept], index[kept], level[index[kept]]))
     return recalls
 
 

@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 
 from monai_memorization.detector import degradations
-from monai_memorization.detector.embeddings import embed_batch
-from monai_memorization.detector.encoder import ContrastiveEncoder
-from monai_memorization.detector.neighbors import nearest
 
 N_PLANTS = 32
 
@@ -48,7 +45,7 @@ class Recall:
         strength: of the degradation; the axis for flips.
         n: copies planted.
         recall: share above the threshold of the copy candidates.
-        matched: share whose nearest training image is the one that was copied.
+        matched: share whose match is the training image that was copied.
         seen_in_training: whether the encoder has seen the family.
         whole: whether the copies are of whole images.
     """
@@ -119,33 +116,29 @@ def choose_plants(n_training: int, seed: int, n: int = N_PLANTS) -> Tensor:
 
 
 def measure_power(
-    encoder: ContrastiveEncoder,
+    score: Callable[[Tensor], tuple[Tensor, Tensor]],
     images: Tensor,
     index: Tensor,
-    training: Tensor,
     threshold: Tensor,
     families: Sequence[Family] = FAMILIES,
     seed: int = 0,
-    device: str | torch.device = "cpu",
 ) -> list[Recall]:
     """Plant copies of training images and count those that are found.
 
     Args:
-        encoder: the detector.
+        score: the detector: prepared images -> their scores, (n,), and the training images that give them, (n,).
         images: the training images that are copied, prepared, (n, C, *image_size) in [0, 1].
         index: their positions in the training set, int64 (n,).
-        training: embeddings of the whole training set, (n_T, D).
-        threshold: similarity above which a copy of each counts as found, (n,).
+        threshold: score above which a copy of each counts as found, (n,).
         families: what is done to the copies.
         seed: of random degradations; torch's own random state is left as it was.
-        device: where the encoder runs.
 
     Returns:
         One entry per family and strength.
     """
     recalls = []
     for family, strength, copies in plant(images, families, seed):
-        found = _found(embed_batch(encoder, copies, device), index, training, threshold)
+        found = _found(*score(copies), index, threshold)
         recalls.append(Recall(family.name, strength, len(images), *found, family.seen_in_training, family.whole))
     return recalls
 
@@ -171,21 +164,21 @@ def plant(
                 yield family, strength, degradations.rescale(family.degrade(images, others, strength))
 
 
-def measure_reconstructions(vectors: Tensor, index: Tensor, training: Tensor, threshold: Tensor) -> Recall:
+def measure_reconstructions(score: Tensor, match: Tensor, index: Tensor, threshold: Tensor) -> Recall:
     """Count the training images that are found again after a pass through the generator's autoencoder.
 
     They stand for the copies of this very generator, and no view of the encoder's training looks like them.
 
     Args:
-        vectors: embeddings of the reconstructions, (n, D) with n >= 1.
+        score: scores of the reconstructions, (n,) with n >= 1.
+        match: the training images that give them, int64 (n,).
         index: positions of their originals in the training set, int64 (n,).
-        training: embeddings of the whole training set, (n_T, D).
-        threshold: similarity above which each counts as found, (n,).
+        threshold: score above which each counts as found, (n,).
 
     Returns:
         The entry of the family "autoencoder", of strength 1.
     """
-    found = _found(vectors, index, training, threshold)
+    found = _found(score, match, index, threshold)
     return Recall("autoencoder", 1, len(index), *found, seen_in_training=False, whole=True)
 
 
@@ -197,10 +190,9 @@ def summarize_power(recalls: Sequence[Recall]) -> PowerSummary:
     return PowerSummary(seen, unseen, min(known, default=None), _mean(r.recall for r in recalls if not r.whole))
 
 
-def _found(vectors: Tensor, index: Tensor, training: Tensor, threshold: Tensor) -> tuple[float, float]:
-    """Share of copies above their threshold, and share whose nearest training image is the one copied."""
-    similarity, match = nearest(vectors, training)
-    return (similarity[:, 0] > threshold).double().mean().item(), (match[:, 0] == index).double().mean().item()
+def _found(score: Tensor, match: Tensor, index: Tensor, threshold: Tensor) -> tuple[float, float]:
+    """Share of copies above their threshold, and share matched with the training image that was copied."""
+    return (score > threshold).double().mean().item(), (match == index).double().mean().item()
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Register pairs of images and correlate what they show: exact where the encoder is only tolerant.
+
+An image is reduced to its fine structure, (C, *sides), a few thousand values that brightness, contrast and smooth
+fields hardly change. Of a pair, a grid of flips, rotations, zooms and shifts is tried on a coarse scale; an affine map
+is refined from the best of them, and the agreement of the pair is the correlation where both are seen.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations, product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from monai_memorization.detector.degradations import blur
+
+SIDES = {2: 32, 3: 16}
+COARSE_SIDES = {2: 16, 3: 8}
+# bounds of the structure that is kept, standard deviations of a blur as shares of the shorter side
+FINE, SMOOTH = 0.01, 0.05
+FLOOR = 0.05  # contrast below which structure is taken for noise
+ANGLES = (-14.0, -7.0, 7.0, 14.0)
+ZOOMS = (1.0, 1.12, 1.25)
+LARGEST_SHIFT = 0.2
+N_REFINEMENTS = 5
+LEAST_OVERLAP = 0.4
+BORDER = 0.05  # of the shorter side; blurs reach so far, and what lies outside is not known
+FLAT = 0.05  # mean square of structure below which a query shows nothing, as where it is overexposed
+
+
+def fine_structure(images: Tensor) -> Tensor:
+    """Return what of images (B, C, *spatial) in [0, 1] is finer than a smooth background, over its local contrast.
+
+    Returns:
+        (B, C, *sides), each side at most ``SIDES``.
+    """
+    d = images.dim() - 2
+    sharp = blur(images, FINE)
+    structure = sharp - blur(sharp, SMOOTH)
+    contrast = blur(structure.square(), SMOOTH).clamp_min(0).sqrt()
+    return _shrink(structure / (contrast + FLOOR), SIDES[d])
+
+
+@torch.no_grad()
+def agreement(query: Tensor, candidates: Tensor) -> Tensor:
+    """Return how well each query agrees with each of its candidates after registration.
+
+    Args:
+        query: fine structure, (B, C, *sides).
+        candidates: fine structure of k images for each query, (B, k, C, *sides).
+
+    Returns:
+        Correlations in [-1, 1], (B, k).
+    """
+    k = candidates.shape[1]
+    maps = _best_of_grid(query, candidates)
+    return _refine(query.repeat_interleave(k, dim=0), candidates.flatten(0, 1), maps.flatten(0, 1)).view(-1, k)
+
+
+def _best_of_grid(query: Tensor, candidates: Tensor) -> Tensor:
+    """Return the affine map of the largest correlation over the grid and all shifts, (B, k, d, d + 1)."""
+    n, k = candidates.shape[:2]
+    d = query.dim() - 2
+    query = _shrink(query, COARSE_SIDES[d])
+    candidates = _unit(_shrink(candidates.flatten(0, 1), COARSE_SIDES[d]))
+    sides = query.shape[2:]
+    turns, flips = _turns(d, sides), list(product((False, True), repeat=d))
+    # query(v) = candidate(flip turn v + t)  <=>  query(inverse turn, flip u) = candidate(u + t)
+    inverse = F.pad(torch.linalg.inv(turns), (0, 1))
+    turned = _unit(_warp(query.repeat_interleave(len(turns), dim=0), inverse.repeat(n, 1, 1)))
+    seen = torch.stack([turned.flip([2 + axis for axis in range(d) if flip[axis]]) for flip in flips], dim=1)
+    shifts, shifted = _shift_all(candidates, math.floor(LARGEST_SHIFT * min(sides)))
+    values = torch.bmm(seen.reshape(n, len(turns) * len(flips), -1), shifted.reshape(n, k * len(shifts), -1).mT)
+    best = values.unflatten(2, (k, len(shifts))).transpose(1, 2).flatten(2).argmax(dim=2)
+    signs = 1.0 - 2.0 * torch.tensor(flips).flip(1).to(turns)
+    linear = (turns[:, None] * signs[None, :, :, None]).flatten(0, 1)[best // len(shifts)]
+    offset = (2 * shifts / torch.tensor(sides)).flip(1)[best % len(shifts)]
+    return torch.cat([linear, offset[..., None]], dim=3)
+
+
+def _shift_all(images: Tensor, largest: int) -> tuple[Tensor, Tensor]:
+    """Return shifts by up to ``largest`` voxels, (S, d), and images(u + shift), 0 outside, (B, S, C, *sides)."""
+    d, sides = images.dim() - 2, images.shape[2:]
+    windows = F.pad(images, [largest] * (2 * d))
+    for axis, side in enumerate(sides):
+        windows = windows.unfold(2 + axis, side, 1)  # puts the window last, and in its place the shift
+    shifts = torch.cartesian_prod(*[torch.arange(-largest, largest + 1)] * d).view(-1, d).to(images)
+    return shifts, windows.movedim(1, 1 + d).flatten(1, d)
+
+
+def _refine(query: Tensor, candidate: Tensor, maps: Tensor) -> Tensor:
+    """Return the best correlation met by Gauss-Newton steps from the given maps, (B,).
+
+    Inverse compositional (Baker and Matthews 2004, "Lucas-Kanade 20 years on"): the derivative is that of the query, so
+    that it and its normal equations are taken once.
+    """
+    n, d = len(query), query.dim() - 2
+    query = query / query.flatten(1).std(dim=1).clamp_min(1e-6).view(-1, *[1] * (d + 1))
+    jacobian = _jacobian(query)
+    normal = jacobian.mT @ jacobian
+    damping = 0.01 * normal.diagonal(dim1=1, dim2=2) + 1e-3
+    factor = torch.linalg.cholesky(normal + torch.diag_embed(damping))
+    marked = torch.cat([candidate, _inner(candidate)], dim=1)
+    shown = _shown(query)
+    least = LEAST_OVERLAP * shown.flatten(1).mean(dim=1)
+    last_row = F.pad(query.new_zeros(n, 1, d), (0, 1), value=1.0)
+    best = query.new_full((n,), -1.0)
+    for step in range(N_REFINEMENTS + 1):
+        warped = _warp(marked, maps)
+        inside = (warped[:, -1:] > 0.99) * shown
+        first, second = _centred(query, inside), _centred(warped[:, :-1], inside)
+        norms = first.flatten(1).norm(dim=1), second.flatten(1).norm(dim=1).clamp_min(1e-6)
+        value = (first * second).flatten(1).sum(dim=1) / (norms[0] * norms[1]).clamp_min(1e-6)
+        best = torch.where(inside.flatten(1).mean(dim=1) > least, torch.maximum(best, value), best)
+        if step == N_REFINEMENTS:
+            break
+        scale = (norms[0] / norms[1]).view(-1, *[1] * (d + 1))
+        residual = (scale * second - first).flatten(1)[:, :, None]
+        update = torch.cholesky_solve(jacobian.mT @ residual, factor).view(n, d, d + 1)
+        update = torch.cat([torch.eye(d, d + 1).to(query) + update, last_row], dim=1)
+        maps = maps @ torch.linalg.inv(update)
+    return best
+
+
+def _inner(images: Tensor) -> Tensor:
+    """Mark what is away from the border, (B, 1, *sides)."""
+    width = round(BORDER * min(images.shape[2:]))
+    inner = torch.ones_like(images[:, :1])
+    for axis in range(2, images.dim()):
+        inner.narrow(axis, 0, width).zero_()
+        inner.narrow(axis, images.shape[axis] - width, width).zero_()
+    return inner
+
+
+def _shown(images: Tensor) -> Tensor:
+    """Mark where there is any structure, (B, 1, *sides)."""
+    return (blur(images.square().mean(dim=1, keepdim=True), SMOOTH) > FLAT).to(images)
+
+
+def _jacobian(images: Tensor) -> Tensor:
+    """Derivative of the values with respect to the entries of an affine map, (B, C * prod(sides), d (d + 1))."""
+    d, sides = images.dim() - 2, images.shape[2:]
+    points = F.affine_grid(torch.eye(d, d + 1)[None].to(images), [1, 1, *sides], align_corners=False)
+    points = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)  # (1, *sides, d + 1)
+    slopes = torch.gradient(images, dim=list(range(2, d + 2)))
+    # maps count axes from the last to the first, from -1 to 1
+    columns = [slopes[axis][..., None] * (sides[axis] / 2) * points[:, None] for axis in reversed(range(d))]
+    return torch.cat(columns, dim=-1).flatten(1, -2)
+
+
+def _turns(d: int, sides: torch.Size) -> Tensor:
+    """Rotations and zooms that are tried, (P, d, d), axes from the last to the first, in coordinates from -1 to 1."""
+    sizes = torch.tensor(sides, dtype=torch.float32)
+    turns = [torch.eye(d)]
+    for (i, j), degrees in product(combinations(range(d), 2), ANGLES):
+        turn, angle = torch.eye(d), math.radians(degrees)
+        turn[i, i] = turn[j, j] = math.cos(angle)
+        turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
+        turns.append(turn * sizes[None, :] / sizes[:, None])
+    return torch.stack([turn.flip(0, 1) / zoom for turn, zoom in product(turns, ZOOMS)])
+
+
+def _shrink(images: Tensor, side: int) -> Tensor:
+    return F.interpolate(images, size=[min(side, size) for size in images.shape[2:]], mode="area")
+
+
+def _warp(images: Tensor, maps: Tensor) -> Tensor:
+    return F.grid_sample(images, F.affine_grid(maps, list(images.shape), align_corners=False), align_corners=False)
+
+
+def _unit(images: Tensor) -> Tensor:
+    centred = images - images.flatten(1).mean(dim=1).view(-1, *[1] * (images.dim() - 1))
+    return centred / centred.flatten(1).norm(dim=1).clamp_min(1e-6).view(-1, *[1] * (images.dim() - 1))
+
+
+def _centred(images: Tensor, inside: Tensor) -> Tensor:
+    """Subtract the mean over what is inside, and set the rest to 0."""
+    count = inside.flatten(1).sum(dim=1).clamp_min(1) * images.shape[1]
+    mean = (images * inside).flatten(1).sum(dim=1) / count
+    return (images - mean.view(-1, *[1] * (images.dim() - 1))) * inside
