@@ -64,6 +64,7 @@ def main() -> None:
     result = json.loads(options.output.read_text()) if options.output.exists() else {"setting": setting, "runs": []}
     if {**result["setting"], "machine": None} != {**setting, "machine": None}:
         raise SystemExit(f"--output: {options.output} is of other images or sizes; name another file")
+    commit = _commit()  # before anything is measured, since the files may change meanwhile
     done = {(run["seed"], run["detector"]) for run in result["runs"]}
     for seed in options.seeds:
         for name in options.detectors:
@@ -71,7 +72,7 @@ def main() -> None:
                 build = DETECTORS[name]
                 if name in TRAINED_BY_US:
                     build = partial(build, encoder=options.encoder)
-                run = {"seed": seed, "detector": name, "commit": _commit()}
+                run = {"seed": seed, "detector": name, "commit": commit}
                 run |= _measure(build, prepared, seed, options.n_copied)
                 result["runs"].append(run)
                 options.output.write_text(json.dumps(result, indent=1) + "\n")
