@@ -296,17 +296,16 @@ def prepared_batches(
     if workers is None:
         workers = 0 if len(images) < 1024 else min(8, os.cpu_count() or 1)
     notes = notes or Notes()
-    batches = DataLoader(_Reader(images, preparation), batch_size, num_workers=workers, collate_fn=list)
+    batches = DataLoader(_Reader(images, preparation), batch_size, num_workers=workers, collate_fn=_stack)
     with progress(len(images), f"read {images.role} images") as bar:
-        for items in batches:
+        for items, batch in batches:
             bar.update(len(items))
             for item in items:
                 if item.error is not None:
                     _note(item.error, images.role, skip_unreadable, notes)
             notes.scaled += [item.index for item in items if item.scaled]
-            good = [(item.index, item.image) for item in items if item.image is not None]
-            if good:
-                yield torch.tensor([index for index, _ in good]), torch.stack([image for _, image in good])
+            if batch is not None:
+                yield torch.tensor([item.index for item in items if item.error is None]), batch
 
 
 @dataclass(frozen=True)
@@ -315,6 +314,12 @@ class _Item:
     image: Tensor | None = None
     scaled: bool = False
     error: InputError | None = None
+
+
+def _stack(items: list[_Item]) -> tuple[list[_Item], Tensor | None]:
+    """Take the images out of the items, as one tensor: a worker hands over each tensor at a cost of its own."""
+    images = [item.image for item in items if item.image is not None]
+    return [replace(item, image=None) for item in items], torch.stack(images) if images else None
 
 
 class _Reader(Dataset[_Item]):
