@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
 import csv
@@ -42,6 +43,7 @@ from monai_memorization.images.reading import read_image
 from monai_memorization.images.sets import read_image_set
 
 BUNDLES = Path(__file__).parent.parent / "bundles"
+PACKAGE = Path(__file__).parent.parent / "monai_memorization"
 SIZE = (32, 32)
 
 
@@ -106,6 +108,16 @@ def test_code_in_the_weights_of_a_downloaded_bundle_does_not_run(tmp_path, trace
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         load("memorization_audit", bundle_dir=str(tmp_path), source="monaihosting", workflow_type="inference")
     assert not trace.exists()
+
+
+def test_nothing_is_unpickled_anywhere():
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
+    calls = [ast.unparse(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    safe = {"torch.load(": "weights_only=True", "np.load(": "allow_pickle=False"}
+
+    loads = [call for call in calls if re.match(r"(torch|np|pickle|yaml)\.(unsafe_|full_)?loads?\(", call)]
+    assert len(loads) >= 4
+    assert [call for call in loads if safe.get(call.partition("(")[0] + "(", "never") not in call] == []
 
 
 # --- images that would fill the memory ---

@@ -92,7 +92,7 @@ def _steps(transform: Any) -> list[Any]:
 
 def _save(image: npt.NDArray[np.float32], path: Path) -> None:
     """Write an image, unless it is there: an encoder is kept as long as the files of its training set are untouched."""
-    if not path.is_file() or not np.array_equal(np.load(path), image):
+    if not path.is_file() or not np.array_equal(np.load(path, allow_pickle=False), image):
         np.save(path, image)
 
 
