@@ -6,8 +6,8 @@
 Held-out images, one of each patient, are divided at random into the filter's validation set, the judge's, and honest
 synthetic images. Among these are put copies of training images, each altered in one of the ways of the power test that
 concern the whole image, drawn at random. The copies and the planted ones that give the recall are altered with
-different random numbers and are, as in a release, of the same training images. Everything is embedded once; the draws
-are made of embeddings.
+different random numbers and are, as in a release, of the same training images. Everything is scored once; the draws
+are made of the scores.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from monai_memorization.detector.embeddings import embed, embed_batch
+from monai_memorization.detector.embeddings import embed
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
-from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.scores import score_embedded, score_prepared
 from monai_memorization.images.preparation import read_prepared
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, stratify, threshold
@@ -40,7 +40,7 @@ def main() -> None:
     training = read_image_set(options.training, "training")
     held_out = first_of_each_patient([read_image_set(path, "held_out") for path in options.held_out])
     encoders = [load_encoder(path) for path in (options.encoder, options.judge)]
-    honest, copies, planted, seen = similarities(encoders, training, held_out)
+    honest, copies, planted, seen = scores(encoders, training, held_out)
     rows = []
     for share in options.shares:
         for draw in range(options.draws):
@@ -72,21 +72,21 @@ def first_of_each_patient(sets: list[ImageSet]) -> list[ImageSet]:
     ]
 
 
-def similarities(
+def scores(
     encoders: list[ContrastiveEncoder], training: ImageSet, held_out: list[ImageSet]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return similarities to the nearest training image by both encoders.
+    """Return the scores of images by both encoders.
 
     Returns:
         Of honest images (2, n), of copies (2, cells, m), of planted copies (2, cells, m), and which cells' families the
         encoders have seen, bool (cells,).
     """
     pixels = read_prepared(training, encoders[0].preparation).pixels[:N_COPIED].float()
-    known = [embed(encoder, training).vectors for encoder in encoders]
+    known = [embed(encoder, training) for encoder in encoders]
     honest = torch.stack(
         [
-            torch.cat([nearest(embed(encoder, images).vectors, vectors)[0][:, 0] for images in held_out])
-            for encoder, vectors in zip(encoders, known, strict=True)
+            torch.cat([score_embedded(embed(encoder, images), own)[0] for images in held_out])
+            for encoder, own in zip(encoders, known, strict=True)
         ]
     )
     altered, seen = [], []
@@ -95,7 +95,7 @@ def similarities(
         for family, _, copies in plant(pixels, seed=seed):
             if family.whole:
                 pairs = zip(encoders, known, strict=True)
-                cells.append(torch.stack([nearest(embed_batch(e, copies), v)[0][:, 0] for e, v in pairs]))
+                cells.append(torch.stack([score_prepared(encoder, copies, own)[0] for encoder, own in pairs]))
                 seen.append(family.seen_in_training)
         altered.append(torch.stack(cells, dim=1))
     return honest, altered[0], altered[1], torch.tensor(seen[: len(seen) // 2])
