@@ -343,7 +343,8 @@ def test_recalls_of_seen_and_unseen_families_stand_apart(tmp_path):
     text = Page(written(report, tmp_path)).text.replace("\N{NO-BREAK SPACE}", " ")
 
     assert "20 to 25 planted of each" in text
-    assert "Alterations that the encoder saw in training: mean 96 % Blur share of the shorter side 96 % 0.02" in text
+    assert "Alterations that the encoder saw in training: mean 96 % Blur standard deviation, as a share of" in text
+    assert "of the shorter side 96 % 0.02" in text
     assert (
         "Alterations that it never saw: mean 50 % Elastic shift, as a share of the shorter side not measured strong"
         in text

@@ -24,6 +24,7 @@ class Row:
         term: word of the glossary that explains it.
         before: of the first report.
         after: of the second.
+        explained: a line of its own in place of the glossary's.
         difference: what can be said about the change; None where the reports hold no error of the difference.
     """
 
@@ -31,6 +32,7 @@ class Row:
     term: str
     before: Entry
     after: Entry
+    explained: str = ""
     difference: str | None = None
 
 
@@ -110,7 +112,9 @@ def tables(before: Report, after: Report) -> dict[str, list[Row]]:
         "Gap between synthetic and calibration images": _overlap(*gaps),
     }
     return {
-        caption: [Row(q.name, q.term, q.cell(before), q.cell(after), differences.get(q.name)) for q in quantities]
+        caption: [
+            Row(q.name, q.term, q.cell(before), q.cell(after), q.explained, differences.get(q.name)) for q in quantities
+        ]
         for caption, quantities in QUANTITIES.items()
     }
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from monai_memorization.files import write_text
 from monai_memorization.reporting import comparison, figures, pictures, sentences
-from monai_memorization.reporting.templating import environment
+from monai_memorization.reporting.templating import LINKED, environment
 from monai_memorization.statistics.conformal import n_patients_needed
 from monai_memorization.statistics.verdict import GAP_ALLOWED, RECALL_NEEDED
 
@@ -89,7 +89,8 @@ def write_comparison_page(before: Mapping[str, Any], after: Mapping[str, Any], p
             warnings=comparison.warnings(before, after),
             tables=tables,
             recalls=recalls,
-            words=comparison.TERMS | {row.term for rows in (*tables.values(), recalls) for row in rows if row.term},
+            words=comparison.TERMS.union(LINKED.values())
+            | {row.term for rows in (*tables.values(), recalls) for row in rows if row.term},
             figure=_two_histograms(before, after),
             same_threshold=comparison.same_threshold(before, after),
         )

@@ -28,11 +28,15 @@ class Entry(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """One quantity: its name, the word of the glossary that explains it, and how it is read from a report."""
+    """One quantity: its name, the word of the glossary that explains it, and how it is read from a report.
+
+    `explained` stands in place of the glossary's line where several quantities share a word.
+    """
 
     name: str
     term: str
     cell: Callable[[Report], Entry]
+    explained: str = ""
 
 
 def look_up(report: Report, place: str) -> Any:
@@ -109,6 +113,7 @@ QUANTITIES: dict[str, list[Quantity]] = {
             "Share of the training set memorized",
             "memorized training image",
             lambda r: Entry(percent(r["calibrated"]["mem_rate"]), "false alarms taken off"),
+            "Training images matched by a copy candidate, less those expected from false alarms, as a share of all.",
         ),
         Quantity(
             "Training images matched by the FDR list",
@@ -117,6 +122,7 @@ QUANTITIES: dict[str, list[Quantity]] = {
                 count(r["calibrated"]["fdr"]["n_mem"]),
                 say("{} expected from false alarms", count(r["calibrated"]["fdr"]["n_mem_expected_false"])),
             ),
+            "Training images nearest to an image of that list, each counted once.",
         ),
         Quantity(
             "Least number memorized by the generator",
@@ -159,13 +165,15 @@ QUANTITIES: dict[str, list[Quantity]] = {
             "Training images memorized, N_mem",
             "paper protocol",
             lambda r: Entry(_N_MEM(r), say("{} if nothing were copied", percent(r["paper_protocol"]["mem_null_rate"]))),
+            "Training images with a synthetic image above τ. Below: the null rate, by a formula that is only a guide.",
         ),
         Quantity(
             "Synthetic images that are copies, N_copies",
-            "null rate",
+            "paper protocol",
             lambda r: Entry(
                 _N_COPIES(r), say("{} if nothing were copied", percent(r["paper_protocol"]["copy_null_rate"]))
             ),
+            "Synthetic images with a training image above τ. Below: the null rate, measured on validation images.",
         ),
         Quantity(
             "Share memorized at matched sizes",
