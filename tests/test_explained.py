@@ -16,6 +16,7 @@ from test_pages import VOID
 
 from monai_memorization.reporting.glossary import read_glossary
 from monai_memorization.reporting.pages import write_comparison_page, write_report_page
+from monai_memorization.reporting.templating import environment
 from monai_memorization.statistics.power import FAMILIES
 
 COMPARED = ("copies_found", "labels_on_reconstructions")
@@ -140,3 +141,15 @@ def test_every_term_leads_to_the_glossary_somewhere(page):
         if re.search(rf"\b{re.escape(term.term)}\b", text):
             assert f"#{term.anchor}" in links, term.term
     assert "#term-confidence-interval" in links
+
+
+@pytest.mark.parametrize("text", ["Of the copies planted to test", "Of planted copies altered"])
+def test_planted_copies_are_not_taken_for_confirmed_ones(text):
+    assert re.findall(r'href="#([\w-]+)"', environment().filters["linked"](text)) == ["term-planted-copy"]
+
+
+def test_what_another_program_wrote_is_escaped_before_it_is_linked():
+    linked = environment().filters["linked"]('<b title="alpha">alpha</b>')
+
+    assert "<b" not in linked
+    assert linked.count("<a ") == 1

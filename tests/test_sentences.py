@@ -220,9 +220,9 @@ def test_no_sentence_calls_a_set_private_or_safe(name):
 @pytest.mark.parametrize(
     ("n_patients", "sentence"),
     [
-        (12, "1/13 = 0.077: this audit cannot flag at 0.05, which needs 19."),
-        (60, "1/61 = 0.016: this audit cannot flag at 0.01, which needs 99."),
-        (99, "1/100 = 0.01: this audit cannot flag at 0.001, which needs 999."),
+        (12, "1/13 = 0.077: this audit cannot flag at alpha 0.05, which needs 19 of them."),
+        (60, "1/61 = 0.016: this audit cannot flag at alpha 0.01, which needs 99 of them."),
+        (99, "1/100 = 0.01: this audit cannot flag at alpha 0.001, which needs 999 of them."),
         (999, "no p-value can be below 1/1,000 = 0.001."),
     ],
 )

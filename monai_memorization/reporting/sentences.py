@@ -287,8 +287,8 @@ def limits(report: Mapping[str, Any]) -> list[str]:
     unseen = percent((report.get("power_summary") or {}).get("unseen"))
     if unseen is not None:
         sentences.append(
-            f"Of copies altered in ways that the encoder was never shown, {unseen} were found; copies altered in ways "
-            "that nobody planted may be found less often."
+            f"Of planted copies altered in ways that the encoder was never shown, {unseen} were found; copies altered "
+            "in ways that nobody planted may be found less often."
         )
     if "reconstructed_training" not in report["sets"]:
         sentences.append(
@@ -310,7 +310,8 @@ def _finest_level(report: Mapping[str, Any]) -> str:
     if out_of_reach is None:
         return f"{start}."
     cannot = "this audit cannot flag" if stratum["label"] is None else "no image of that label can be flagged"
-    return f"{start}: {cannot} at {out_of_reach:g}, which needs {n_patients_needed(out_of_reach):,}."
+    needed = f"{n_patients_needed(out_of_reach):,}"
+    return f"{start}: {cannot} at alpha {out_of_reach:g}, which needs {needed} of them."
 
 
 def _patients(report: Mapping[str, Any], stratum: Mapping[str, Any]) -> str:

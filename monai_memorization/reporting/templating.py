@@ -33,6 +33,8 @@ _FORMATS = (
 
 # words of sentences that the code writes, and the word of the glossary that explains each
 LINKED = {
+    "copies planted": "planted copy",
+    "planted copies": "planted copy",
     "95 % interval": "confidence interval",
     "FDR list": "FDR list",
     "copy rate": "copy rate",
