@@ -301,6 +301,7 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                 "spacing": None,
                 "embedding_size": 128,
                 "widths": [32, 64, 128, 256],
+                "halvings": 3,
                 "training_steps": 4000,
             },
             "distributions": {
