@@ -19,6 +19,7 @@ from monai_memorization.detector.embeddings import embed, embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.leaks import find_leaks, refuse_identical
 from monai_memorization.detector.registration import fine_structure
+from monai_memorization.detector.scores import score_embedded
 from monai_memorization.errors import InputError
 from monai_memorization.generation.drawing import prepare_drawn
 from monai_memorization.generation.sampling import Sampler
@@ -187,9 +188,8 @@ class MemorizationHandler:
             drawn = ranks.gather(self._draw_and_embed(seeds, _device(self.device, engine)))
             if ranks.rank == 0:
                 vectors, structure = (torch.cat(parts) for parts in zip(*chain(*drawn), strict=True))
-                metrics = measure_monitored(
-                    self._training, self._validation, vectors, structure, alpha=self.alpha, seed=self.seed
-                )
+                real = self._training, self._validation, self._validation_similarity
+                metrics = measure_monitored(*real, vectors, structure, alpha=self.alpha, seed=self.seed)
             metrics = ranks.share(metrics)
         engine.state.metrics.update(metrics)
         if self.copy_rate_limit is not None:
@@ -219,6 +219,7 @@ class MemorizationHandler:
         write_leaks(leaks, self.output_dir / "leaks.csv")
         refuse_identical(leaks)
         self._training, self._validation = training, validation
+        self._validation_similarity = score_embedded(validation, training)[0]
         return encoder
 
     def _draw_and_embed(self, seeds: Sequence[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:

@@ -34,15 +34,24 @@ class Detector:
         report: of the audit.
         device: where the encoder runs.
         skip_unreadable: leave out images that cannot be read.
+        cache_dir: where that audit kept its embeddings; None embeds the training set again.
     """
 
     def __init__(
-        self, path: Path, training: ImageSet, report: Mapping[str, Any], device: str, skip_unreadable: bool
+        self,
+        path: Path,
+        training: ImageSet,
+        report: Mapping[str, Any],
+        device: str,
+        skip_unreadable: bool,
+        cache_dir: Path | None = None,
     ) -> None:
         self.encoder = load_encoder(path).to(device)
         self.device = device
         self.skip_unreadable = skip_unreadable
-        self.training = embed(self.encoder, training, device=device, skip_unreadable=skip_unreadable)
+        self.training = embed(
+            self.encoder, training, device=device, skip_unreadable=skip_unreadable, cache_dir=cache_dir
+        )
         strata = report["calibrated"]["strata"]
         self.thresholds = {s["label"]: math.inf if s["threshold"] is None else s["threshold"] for s in strata}
 

@@ -235,11 +235,11 @@ def _judge(
 ) -> dict[str, Any]:
     """Audit what passed by the other encoder and the other patients; add what the filter may have left."""
     options = common["device"], common["skip_unreadable"]
-    filtering = Detector(encoders["filter"], training, filtered, *options)
+    filtering = Detector(encoders["filter"], training, filtered, *options, work / "filter" / "embeddings")
     passing = _listed(passing_images(half, filtering), work / "judge_validation")
     synthetic = work / "passed" / DATA_LIST
     report = audit(synthetic=synthetic, output_dir=work / "judge", encoder=encoders["judge"], **passing, **common)
-    judging = Detector(encoders["judge"], training, report, *options)
+    judging = Detector(encoders["judge"], training, report, *options, work / "judge" / "embeddings")
     residual = describe_residual(filtered, report["sets"]["synthetic"]["n_images"], common["seed"])
     judge = describe_judge(report, filtering, judging, common["seed"], common["n_plants"])
     return report | {"release": residual | {"judge": judge}}

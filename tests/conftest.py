@@ -35,6 +35,12 @@ def training_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def validation_folder(tmp_path_factory) -> Path:
+    """Forty other images, as PNG; read only."""
+    return write_folder(smooth_images(40, seed=2), tmp_path_factory.mktemp("validation") / "images", "val")
+
+
+@pytest.fixture(scope="session")
 def encoder_file(training_folder, tmp_path_factory) -> Path:
     """Weights of a small encoder, trained for some steps on the forty images."""
     encoder = train_encoder(prepared_images(training_folder, (32, 32)), n_steps=100, batch_size=40)

@@ -10,29 +10,15 @@ import monai.bundle
 import pandas as pd
 import pytest
 import torch
-from made_up_images import smooth_images, write_folder
-from monai.utils import set_determinism
+from made_up_images import smooth_images
 from small_generators import SMALL
 
 from monai_memorization.handlers import FIRST_SEED
 
+pytestmark = pytest.mark.usefixtures("unchanged_process")
+
 BUNDLES = Path(__file__).parent.parent / "bundles"
 FRAGMENT = BUNDLES / "memorization_audit" / "configs" / "fragments" / "latent_diffusion.yaml"
-
-
-@pytest.fixture(autouse=True)
-def unchanged_process():
-    """Undo what the configs set for the whole process."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers, logging.root.level = handlers, level
-    set_determinism(None)
-
-
-@pytest.fixture(scope="module")
-def validation(tmp_path_factory) -> Path:
-    """Forty validation images."""
-    return write_folder(smooth_images(40, seed=2), tmp_path_factory.mktemp("validation") / "images", "val")
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +60,10 @@ def same(first: Path, second: Path) -> bool:
 
 
 def test_our_bundle_trains_as_without_and_keeps_the_last_model_within_the_limit(
-    training_folder, validation, autoencoder, encoder_file, tmp_path, caplog
+    training_folder, validation_folder, autoencoder, encoder_file, tmp_path, caplog
 ):
     logging.getLogger("memorization").addHandler(caplog.handler)
-    watch = {"validation": validation, "memorization#handlers#0#encoder": encoder_file}
+    watch = {"validation": validation_folder, "memorization#handlers#0#encoder": encoder_file}
     watch |= {"memorization#handlers#0#n_images": 5, "memorization#sampler#n_steps": 2}
     train(training_folder, autoencoder, tmp_path / "alone")
     train(training_folder, autoencoder, tmp_path / "watched", FRAGMENT, **watch)
@@ -90,8 +76,8 @@ def test_our_bundle_trains_as_without_and_keeps_the_last_model_within_the_limit(
     assert len(pd.read_csv(tmp_path / "watched" / "memorization" / "monitoring.csv")) == 20
 
 
-def test_our_bundle_stops_at_the_limit(training_folder, validation, autoencoder, encoder_file, tmp_path):
-    watch = {"validation": validation, "memorization#handlers#0#encoder": encoder_file}
+def test_our_bundle_stops_at_the_limit(training_folder, validation_folder, autoencoder, encoder_file, tmp_path):
+    watch = {"validation": validation_folder, "memorization#handlers#0#encoder": encoder_file}
     watch |= {"memorization#handlers#0#n_images": 16, "memorization#sampler": {"_target_": f"{__name__}.CopyingLater"}}
     train(training_folder, autoencoder, tmp_path, FRAGMENT, diffusion_steps=40, **watch)
 
@@ -102,8 +88,8 @@ def test_our_bundle_stops_at_the_limit(training_folder, validation, autoencoder,
     assert not same(tmp_path / "model_within_limit.pt", tmp_path / "model.pt")
 
 
-def test_limit_of_one_only_watches(training_folder, validation, autoencoder, encoder_file, tmp_path):
-    watch = {"validation": validation, "memorization#handlers#0#encoder": encoder_file, "copy_rate_limit": 1}
+def test_limit_of_one_only_watches(training_folder, validation_folder, autoencoder, encoder_file, tmp_path):
+    watch = {"validation": validation_folder, "memorization#handlers#0#encoder": encoder_file, "copy_rate_limit": 1}
     watch |= {"memorization#handlers#0#n_images": 16, "memorization#sampler": {"_target_": f"{__name__}.CopyingLater"}}
     train(training_folder, autoencoder, tmp_path, FRAGMENT, **watch)
 

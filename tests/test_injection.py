@@ -16,14 +16,15 @@ import monai.bundle
 import pandas as pd
 import pytest
 import yaml
-from made_up_images import smooth_images, write_folder
-from monai.utils import set_determinism
 
 from monai_memorization.errors import InputError
 from monai_memorization.injection import inject
 
-# MONAI's LoadImage makes every reader it knows, and this one says that a library of NVIDIA is missing
-pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
+pytestmark = [
+    pytest.mark.usefixtures("unchanged_process"),
+    # MONAI's LoadImage makes every reader it knows, and this one says that a library of NVIDIA is missing
+    pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning"),
+]
 
 BUNDLES = {
     "latent diffusion": foreign_bundles.latent_diffusion,
@@ -31,21 +32,6 @@ BUNDLES = {
     "GAN": foreign_bundles.gan,
 }
 TESTS = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def unchanged_process():
-    """Undo what the configs set for the whole process."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers, logging.root.level = handlers, level
-    set_determinism(None)
-
-
-@pytest.fixture(scope="module")
-def validation(tmp_path_factory) -> Path:
-    """Forty validation images."""
-    return write_folder(smooth_images(40, seed=2), tmp_path_factory.mktemp("validation") / "images", "val")
 
 
 def options(family: str, validation: Path, encoder_file: Path) -> dict[str, object]:
@@ -68,7 +54,7 @@ def run(caplog, bundle: Path, names: list[str], *fragments: Path, **overrides: o
 
 @pytest.mark.parametrize("family", BUNDLES)
 def test_bundle_is_watched_by_override_alone_and_trains_as_without(
-    family, training_folder, validation, encoder_file, tmp_path, caplog
+    family, training_folder, validation_folder, encoder_file, tmp_path, caplog
 ):
     bundle = BUNDLES[family](tmp_path / "bundle", training_folder)
     before = {path: path.read_bytes() for path in (bundle / "configs").iterdir()}
@@ -76,7 +62,7 @@ def test_bundle_is_watched_by_override_alone_and_trains_as_without(
     assert found.family == family
 
     alone = run(caplog, bundle, found.configs)
-    watched = run(caplog, bundle, found.configs, found.files[0], **options(family, validation, encoder_file))
+    watched = run(caplog, bundle, found.configs, found.files[0], **options(family, validation_folder, encoder_file))
 
     losses = [line for line in watched if "Metrics --" not in line]
     assert losses == [line for line in alone if "Metrics --" not in line]
@@ -89,7 +75,7 @@ def test_bundle_is_watched_by_override_alone_and_trains_as_without(
     assert {path: path.read_bytes() for path in (bundle / "configs").iterdir()} == before
 
 
-def test_two_processes_draw_their_parts_and_stop_together(training_folder, validation, encoder_file, tmp_path):
+def test_two_processes_draw_their_parts_and_stop_together(training_folder, validation_folder, encoder_file, tmp_path):
     bundle = foreign_bundles.latent_diffusion(tmp_path / "bundle", training_folder)
     found = inject(bundle, tmp_path / "fragment.yaml")
     assert [path.name for path in found.files] == ["fragment.yaml", "fragment_multi_gpu.yaml"]
@@ -101,7 +87,7 @@ def test_two_processes_draw_their_parts_and_stop_together(training_folder, valid
     names = [*found.configs, "multi_gpu_train_diffusion.json"]
     files = [str(bundle / "configs" / name) for name in names] + [str(path) for path in (*found.files, last)]
     words = ["run", "--config_file", str(files), "--logging_file", "False", "--train#trainer#max_epochs", "2"]
-    for key, value in options("latent diffusion", validation, encoder_file).items():
+    for key, value in options("latent diffusion", validation_folder, encoder_file).items():
         words += [f"--{key}", str(value)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
@@ -239,7 +225,9 @@ def test_nothing_of_a_bundle_is_executed(tmp_path):
     assert not canary.exists()
 
 
-def test_example_of_the_readme_watches_a_bundle(training_folder, validation, tmp_path, monkeypatch, caplog, few_steps):
+def test_example_of_the_readme_watches_a_bundle(
+    training_folder, validation_folder, tmp_path, monkeypatch, caplog, few_steps
+):
     readme = (TESTS.parent / "README.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```yaml\n(.*?)```", readme, re.S)
     assert len(text.splitlines()) <= 22
@@ -249,7 +237,7 @@ def test_example_of_the_readme_watches_a_bundle(training_folder, validation, tmp
     (bundle / "watch.yaml").write_text(text)
     monkeypatch.chdir(bundle)
 
-    run(caplog, bundle, ["train.yaml"], bundle / "watch.yaml", validation=str(validation))
+    run(caplog, bundle, ["train.yaml"], bundle / "watch.yaml", validation=str(validation_folder))
 
     assert len(pd.read_csv(bundle / "memorization" / "monitoring.csv")) == 20
     assert any("copy_rate" in record.getMessage() for record in caplog.records if record.name == "foreign")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import torch
 import yaml
 from monai.apps.utils import HashCheckError
+from scripts import load_script
 
 from monai_memorization.detector.encoder import ContrastiveEncoder, save_encoder
 
@@ -26,10 +26,7 @@ SETTINGS = {"image_size": (64, 64), "embedding_size": 128}
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prepare_bundle", REPOSITORY / "tools" / "prepare_bundle.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/prepare_bundle.py")
 
 
 @pytest.fixture

@@ -3,30 +3,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 REPOSITORY = Path(__file__).parent.parent
 STORED = REPOSITORY / "docs" / "data" / "simulation.json"
 FIGURES = REPOSITORY / "docs" / "figures"
 
 
-def benchmark(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-simulation, simulation_figures = benchmark("simulation"), benchmark("simulation_figures")
+simulation, simulation_figures = (load_script(f"benchmarks/{name}.py") for name in ("simulation", "simulation_figures"))
 
 
 @pytest.fixture(scope="module")

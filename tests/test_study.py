@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import yaml
 from made_up_images import smooth_images, write_csv, write_folder
+from scripts import load_script
 from small_generators import SMALL
 
 from monai_memorization.images.sets import read_image_set
@@ -22,10 +22,7 @@ GRIDS = sorted((REPOSITORY / "benchmarks" / "study").iterdir())
 
 @pytest.fixture(scope="module")
 def study():
-    spec = importlib.util.spec_from_file_location("study", REPOSITORY / "benchmarks" / "study.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/study.py")
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = sorted((REPOSITORY / "docs" / "tutorials").glob("*.py"))
@@ -17,10 +17,7 @@ SCRIPTS = sorted((REPOSITORY / "docs" / "tutorials").glob("*.py"))
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_notebook", REPOSITORY / "tools" / "make_notebook.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/make_notebook.py")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from monai_memorization.detector.embeddings import Embeddings
-from monai_memorization.detector.scores import copy_scores, score_embedded
+from monai_memorization.detector.scores import copy_scores
 from monai_memorization.statistics.conformal import flag, stratify
 from monai_memorization.statistics.counts import measure_calibrated
 from monai_memorization.statistics.paper_protocol import measure_paper_protocol
@@ -15,6 +15,7 @@ from monai_memorization.statistics.paper_protocol import measure_paper_protocol
 def measure_monitored(
     training: Embeddings,
     validation: Embeddings,
+    validation_similarity: Tensor,
     vectors: Tensor,
     structure: Tensor,
     *,
@@ -27,6 +28,7 @@ def measure_monitored(
     Args:
         training: the training set.
         validation: the monitoring share of the validation set.
+        validation_similarity: scores of its images, (n_V,), the same in every check of a training.
         vectors: embeddings of the synthetic images, (n_S, D).
         structure: their fine structure, (n_S, C, *sides).
         alpha: level of the copy candidates.
@@ -38,7 +40,6 @@ def measure_monitored(
         paper protocol.
     """
     similarity, match = copy_scores(vectors, structure, training.vectors, training.structure)
-    validation_similarity = score_embedded(validation, training)[0]
     strata = stratify(validation.images.patient_ids, len(vectors))
     flags = flag(validation_similarity, similarity, strata, alpha=alpha, q=q)
     calibrated = measure_calibrated(
