@@ -55,9 +55,7 @@ def agreement(query: Tensor, candidates: Tensor) -> Tensor:
     Returns:
         Correlations in [-1, 1], (B, k).
     """
-    k = candidates.shape[1]
-    maps = _best_of_grid(query, candidates)
-    return _refine(query.repeat_interleave(k, dim=0), candidates.flatten(0, 1), maps.flatten(0, 1)).view(-1, k)
+    return _refine(query, candidates, _best_of_grid(query, candidates))
 
 
 def _best_of_grid(query: Tensor, candidates: Tensor) -> Tensor:
@@ -91,37 +89,36 @@ def _shift_all(images: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     return shifts, windows.movedim(1, 1 + d).flatten(1, d)
 
 
-def _refine(query: Tensor, candidate: Tensor, maps: Tensor) -> Tensor:
-    """Return the best correlation met by Gauss-Newton steps from the given maps, (B,).
+def _refine(query: Tensor, candidates: Tensor, maps: Tensor) -> Tensor:
+    """Return the best correlation met by Gauss-Newton steps from the given maps, (B, k).
 
     Inverse compositional (Baker and Matthews 2004, "Lucas-Kanade 20 years on"): the derivative is that of the query, so
-    that it and its normal equations are taken once.
+    that it and its normal equations are taken once, for all its candidates.
     """
-    n, d = len(query), query.dim() - 2
+    n, k, d = maps.shape[:3]
     query = query / query.flatten(1).std(dim=1).clamp_min(1e-6).view(-1, *[1] * (d + 1))
     jacobian = _jacobian(query)
-    normal = jacobian.mT @ jacobian
+    normal = jacobian @ jacobian.mT
     damping = 0.01 * normal.diagonal(dim1=1, dim2=2) + 1e-3
     factor = torch.linalg.cholesky(normal + torch.diag_embed(damping))
-    marked = torch.cat([candidate, _inner(candidate)], dim=1)
-    shown = _shown(query)
-    least = LEAST_OVERLAP * shown.flatten(1).mean(dim=1)
-    last_row = F.pad(query.new_zeros(n, 1, d), (0, 1), value=1.0)
-    best = query.new_full((n,), -1.0)
+    candidates = candidates.flatten(0, 1)
+    marked = torch.cat([candidates, _inner(candidates)], dim=1)
+    shown = _shown(query).flatten(2)[:, None]
+    values = query.flatten(2)[:, None]
+    least = LEAST_OVERLAP * shown.mean(dim=(2, 3))
+    best = query.new_full((n, k), -1.0)
     for step in range(N_REFINEMENTS + 1):
-        warped = _warp(marked, maps)
-        inside = (warped[:, -1:] > 0.99) * shown
-        first, second = _centred(query, inside), _centred(warped[:, :-1], inside)
-        norms = first.flatten(1).norm(dim=1), second.flatten(1).norm(dim=1).clamp_min(1e-6)
-        value = (first * second).flatten(1).sum(dim=1) / (norms[0] * norms[1]).clamp_min(1e-6)
-        best = torch.where(inside.flatten(1).mean(dim=1) > least, torch.maximum(best, value), best)
+        warped = _warp(marked, maps.flatten(0, 1)).view(n, k, -1, values.shape[3])  # (B, k, C + 1, voxels)
+        inside = (warped[:, :, -1:] > 0.99) * shown
+        first, second = _centred(values, inside), _centred(warped[:, :, :-1], inside)
+        norms = first.flatten(2).norm(dim=2), second.flatten(2).norm(dim=2).clamp_min(1e-6)
+        value = (first * second).sum(dim=(2, 3)) / (norms[0] * norms[1]).clamp_min(1e-6)
+        best = torch.where(inside.mean(dim=(2, 3)) > least, torch.maximum(best, value), best)
         if step == N_REFINEMENTS:
             break
-        scale = (norms[0] / norms[1]).view(-1, *[1] * (d + 1))
-        residual = (scale * second - first).flatten(1)[:, :, None]
-        update = torch.cholesky_solve(jacobian.mT @ residual, factor).view(n, d, d + 1)
-        update = torch.cat([torch.eye(d, d + 1).to(query) + update, last_row], dim=1)
-        maps = maps @ torch.linalg.inv(update)
+        residual = ((norms[0] / norms[1])[..., None, None] * second - first).flatten(2)
+        update = torch.cholesky_solve(jacobian @ residual.mT, factor).mT.unflatten(2, (d, d + 1))
+        maps = maps @ torch.linalg.inv(_square(torch.eye(d, d + 1).to(query) + update))
     return best
 
 
@@ -141,14 +138,13 @@ def _shown(images: Tensor) -> Tensor:
 
 
 def _jacobian(images: Tensor) -> Tensor:
-    """Derivative of the values with respect to the entries of an affine map, (B, C * prod(sides), d (d + 1))."""
+    """Derivative of the values with respect to the entries of an affine map, (B, d (d + 1), C * prod(sides))."""
     d, sides = images.dim() - 2, images.shape[2:]
-    points = F.affine_grid(torch.eye(d, d + 1)[None].to(images), [1, 1, *sides], align_corners=False)
-    points = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)  # (1, *sides, d + 1)
+    points = _points(images)  # (d + 1, prod(sides))
     slopes = torch.gradient(images, dim=list(range(2, d + 2)))
     # maps count axes from the last to the first, from -1 to 1
-    columns = [slopes[axis][..., None] * (sides[axis] / 2) * points[:, None] for axis in reversed(range(d))]
-    return torch.cat(columns, dim=-1).flatten(1, -2)
+    rows = [slopes[axis].flatten(2)[:, None] * (sides[axis] / 2 * points[:, None]) for axis in reversed(range(d))]
+    return torch.cat(rows, dim=1).flatten(2)
 
 
 def _turns(d: int, sides: torch.Size) -> Tensor:
@@ -168,7 +164,23 @@ def _shrink(images: Tensor, side: int) -> Tensor:
 
 
 def _warp(images: Tensor, maps: Tensor) -> Tensor:
-    return F.grid_sample(images, F.affine_grid(maps, list(images.shape), align_corners=False), align_corners=False)
+    """Return the images seen through affine maps, (B, d, d + 1), 0 outside."""
+    # as affine_grid, but in one product of matrices instead of B small ones
+    grid = (maps.flatten(0, 1) @ _points(images)).view(len(images), -1, *images.shape[2:]).movedim(1, -1)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def _points(images: Tensor) -> Tensor:
+    """Return where voxels lie from -1 to 1, last axis first, and a row of 1, (d + 1, prod(sides))."""
+    places = [(2 * torch.arange(side).to(images) + 1) / side - 1 for side in images.shape[2:]]
+    axes = [axis.flatten() for axis in reversed(torch.meshgrid(*places, indexing="ij"))]
+    return torch.stack([*axes, torch.ones_like(axes[0])])
+
+
+def _square(maps: Tensor) -> Tensor:
+    """Add the last row of an affine map, (..., d + 1, d + 1)."""
+    last = F.pad(torch.zeros_like(maps[..., :1, :-1]), (0, 1), value=1.0)
+    return torch.cat([maps, last], dim=-2)
 
 
 def _unit(images: Tensor) -> Tensor:
@@ -176,8 +188,8 @@ def _unit(images: Tensor) -> Tensor:
     return centred / centred.flatten(1).norm(dim=1).clamp_min(1e-6).view(-1, *[1] * (images.dim() - 1))
 
 
-def _centred(images: Tensor, inside: Tensor) -> Tensor:
-    """Subtract the mean over what is inside, and set the rest to 0."""
-    count = inside.flatten(1).sum(dim=1).clamp_min(1) * images.shape[1]
-    mean = (images * inside).flatten(1).sum(dim=1) / count
-    return (images - mean.view(-1, *[1] * (images.dim() - 1))) * inside
+def _centred(values: Tensor, inside: Tensor) -> Tensor:
+    """Subtract the mean of values (B, k, C, voxels) over what is inside, (B, k, 1, voxels), and set the rest to 0."""
+    count = inside.sum(dim=(2, 3), keepdim=True).clamp_min(1) * values.shape[2]
+    mean = (values * inside).sum(dim=(2, 3), keepdim=True) / count
+    return (values - mean) * inside
