@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulation study of both protocols on Gaussian embeddings: error rates, estimates and coverage of every interval.
+r"""Simulation study of both protocols on Gaussian embeddings: error rates, estimates and coverage of every interval.
 
     python benchmarks/simulation.py --output docs/data/simulation.json --table docs/data/simulation.md
+    python benchmarks/simulation.py --registered --output docs/data/simulation_registered.json \
+        --table docs/data/simulation_registered.md
+
+With --registered the audits of the study are repeated with the score of the package: small Gaussian pictures beside the
+embeddings, registered with those of the nearest training images.
 
 Every replicate draws new training, validation and synthetic sets. The JSON is written after each cell, and a run that
 finds cells of the same sources, seed and number of replicates there goes on after them. Single thread.
@@ -15,7 +20,7 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +30,7 @@ from scipy.stats import betabinom, norm
 from torch import Generator, Tensor
 
 from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.scores import copy_scores
 from monai_memorization.statistics.conformal import (
     alpha_attained,
     false_alarm_rate_ci,
@@ -46,11 +52,13 @@ from monai_memorization.statistics.verdict import noticeable_rate
 
 ALPHA, Q = 0.05, 0.05
 N_TRAINING, SIZE = 200, 16
+SIDE = 8  # of the pictures that are registered
 # copies are made of the first half of the training set only
 N_MEMORIZED = N_TRAINING // 2
 N_BOOTSTRAP = 1000
 # what the numbers depend on; `git rev-parse COMMIT:PATH` shows whether a commit has the same
 SOURCES = ("benchmarks/simulation.py", "monai_memorization/statistics", "monai_memorization/detector/neighbors.py")
+SOURCES_REGISTERED = (*SOURCES, *(f"monai_memorization/detector/{name}.py" for name in ("scores", "registration")))
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,23 @@ def all_cells() -> list[Cell]:
     return honest + planted + weak + fdr + similarity + difference + labels + gap
 
 
+def registered_cells() -> list[Cell]:
+    """The audits that are repeated with a second stage."""
+    one, several, alike = (100, 1, 0.0), (100, 3, 0.5), (58, 3, 0.9)
+    honest = [
+        (one, 0.5, 0.0, 0.2),
+        (one, 1, 0.0, 0.2),
+        (one, 5, 0.0, 0.2),
+        (several, 1, 0.0, 0.2),
+        (alike, 1, 0.0, 0.2),
+    ]
+    planted = [(one, 1, share, 0.2) for share in (0.05, 0.15, 0.3, 0.45)] + [(several, 1, 0.15, 0.2)]
+    weak = [(one, 1, share, 0.7) for share in (0.15, 0.45)]
+    return [
+        Cell("registered", *s, ratio=r, copy_share=c, copy_noise=noise) for s, r, c, noise in honest + planted + weak
+    ]
+
+
 def draw_validation(cell: Cell, size: int, generator: Generator) -> Tensor:
     """Standard normal values whose correlation is that of the cell within a patient, (n_V, size)."""
     of_patient = torch.randn(cell.n_patients, 1, size, generator=generator)
@@ -127,18 +152,28 @@ def draw_validation(cell: Cell, size: int, generator: Generator) -> Tensor:
     return (cell.correlation**0.5 * of_patient + (1 - cell.correlation) ** 0.5 * of_image).reshape(-1, size)
 
 
+def score(queries: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and matches: by embedding alone, or by the score of the package where values go on with a picture."""
+    if queries.shape[1] == SIZE:
+        similarity, match = nearest(queries, training)
+        return similarity[:, 0], match[:, 0]
+    pictures = [values[:, SIZE:].view(-1, 1, SIDE, SIDE) for values in (queries, training)]
+    return copy_scores(queries[:, :SIZE], pictures[0], training[:, :SIZE], pictures[1])
+
+
 def audit(cell: Cell, generator: Generator) -> dict[str, float]:
     """Draw three sets, plant copies, apply both protocols, and compare with what was planted."""
-    training = torch.randn(N_TRAINING, SIZE, generator=generator)
-    validation = draw_validation(cell, SIZE, generator)
-    synthetic = torch.randn(cell.n_synthetic, SIZE, generator=generator)
+    size = SIZE + (SIDE**2 if cell.study == "registered" else 0)
+    training = torch.randn(N_TRAINING, size, generator=generator)
+    validation = draw_validation(cell, size, generator)
+    synthetic = torch.randn(cell.n_synthetic, size, generator=generator)
     n_copies = round(cell.copy_share * cell.n_synthetic)
     source = torch.randint(N_MEMORIZED, (n_copies,), generator=generator)
-    synthetic[:n_copies] = training[source] + cell.copy_noise * torch.randn(n_copies, SIZE, generator=generator)
-    plants = training + cell.copy_noise * torch.randn(N_TRAINING, SIZE, generator=generator)
+    synthetic[:n_copies] = training[source] + cell.copy_noise * torch.randn(n_copies, size, generator=generator)
+    plants = training + cell.copy_noise * torch.randn(N_TRAINING, size, generator=generator)
 
     queries = torch.cat([validation, synthetic, plants])
-    similarity, match = (column[:, 0] for column in nearest(queries, training))
+    similarity, match = score(queries, training)
     of_validation, of_synthetic, of_plants = similarity.split([cell.n_validation, cell.n_synthetic, N_TRAINING])
     match = match[cell.n_validation : -N_TRAINING]
     strata = stratify(cell.patients, cell.n_synthetic)
@@ -147,8 +182,9 @@ def audit(cell: Cell, generator: Generator) -> dict[str, float]:
     recall = share_of(of_plants.double() > level)
     patients = [str(i) for i in range(N_TRAINING)]
     found = measure_calibrated(flags, of_validation, match, patients, strata, alpha=ALPHA, q=Q, recall=recall)
-    paper = measure_paper_protocol(training, validation, synthetic)
-    paper_false = int((of_synthetic[n_copies:].double() > paper.tau).sum()) / max(1, paper.n_copies)
+    paper = measure_paper_protocol(*(values[:, :SIZE] for values in (training, validation, synthetic)))
+    of_honest = nearest(synthetic[n_copies:, :SIZE], training[:, :SIZE])[0].double()
+    paper_false = int((of_honest > paper.tau).sum()) / max(1, paper.n_copies)
 
     noticeable = noticeable_rate(found.copy_rate_ci, recall, found.alpha_attained - found.flagged_rate)
     share, memorized = n_copies / cell.n_synthetic, len(source.unique())
@@ -306,6 +342,7 @@ def cover_gap(cell: Cell, rows: list[dict[str, float]]) -> None:
 
 STUDIES: dict[str, Callable[[Cell, Generator], dict[str, float]]] = {
     "audit": audit,
+    "registered": audit,
     "similarity": audit_similarities,
     "difference": audit_difference,
     "labels": audit_labels,
@@ -334,13 +371,13 @@ def run_cell(cell: Cell, n_replicates: int, seed: int) -> dict[str, object]:
     return {"cell": asdict(cell), "seconds": round(time.perf_counter() - start, 1), "mean_and_se": summary}
 
 
-def describe_run(n_replicates: int, seed: int) -> dict[str, object]:
+def describe_run(sources: Sequence[str], n_replicates: int, seed: int) -> dict[str, object]:
     """What identifies a run."""
-    command = ["git", "rev-parse", *(f"HEAD:{path}" for path in SOURCES)]
+    command = ["git", "rev-parse", *(f"HEAD:{path}" for path in sources)]
     folder = Path(__file__).parent.parent
     hashes = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout.split()
     return {
-        "sources": dict(zip(SOURCES, hashes, strict=True)),
+        "sources": dict(zip(sources, hashes, strict=True)),
         "seed": seed,
         "n_replicates": n_replicates,
         "alpha": ALPHA,
@@ -362,15 +399,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--table", type=Path, help="write the tables there as well")
+    parser.add_argument("--registered", action="store_true", help="repeat the audits with a second stage")
     parser.add_argument("--replicates", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    run = describe_run(arguments.replicates, arguments.seed)
+    cells, sources = (registered_cells(), SOURCES_REGISTERED) if arguments.registered else (all_cells(), SOURCES)
+    run = describe_run(sources, arguments.replicates, arguments.seed)
     known = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     done = known.get("cells", []) if {key: known.get(key) for key in run} == run else []
     finished = [entry["cell"] for entry in done]
-    for number, cell in enumerate(all_cells()):
+    for number, cell in enumerate(cells):
         if asdict(cell) in finished:
             continue
         done.append(run_cell(cell, arguments.replicates, arguments.seed * 1000 + number))
@@ -386,13 +425,14 @@ def main() -> None:
         arguments.table.write_text(text, encoding="utf-8")
 
 
+AUDITS = ("audit", "registered")
 TABLES: dict[str, tuple[Callable[[dict], bool], list[str]]] = {
     "Nothing copied, paper protocol": (
-        lambda c: c["study"] == "audit" and c["copy_share"] == 0,
+        lambda c: c["study"] in AUDITS and c["copy_share"] == 0,
         ["paper_mem_rate", "paper_mem_null_rate", "paper_mem_rate_matched", "paper_copy_rate", "paper_copy_null_rate"],
     ),
     "Nothing copied, calibrated protocol": (
-        lambda c: c["study"] == "audit" and c["copy_share"] == 0,
+        lambda c: c["study"] in AUDITS and c["copy_share"] == 0,
         [
             "false_alarm_rate",
             "attained",
@@ -406,7 +446,7 @@ TABLES: dict[str, tuple[Callable[[dict], bool], list[str]]] = {
         ],
     ),
     "Planted copies: errors": (
-        lambda c: c["study"] == "audit" and c["copy_share"] > 0,
+        lambda c: c["study"] in AUDITS and c["copy_share"] > 0,
         [
             "recall",
             "right_match",
@@ -420,7 +460,7 @@ TABLES: dict[str, tuple[Callable[[dict], bool], list[str]]] = {
         ],
     ),
     "Planted copies: estimates less truth": (
-        lambda c: c["study"] == "audit" and c["copy_share"] > 0,
+        lambda c: c["study"] in AUDITS and c["copy_share"] > 0,
         [
             "copy_rate_error",
             "copy_rate_at_power_error",
@@ -470,7 +510,8 @@ TABLES: dict[str, tuple[Callable[[dict], bool], list[str]]] = {
 def tables(entries: list[dict]) -> str:
     """Markdown tables, mean with its standard error in units of the last digit."""
     lines = []
-    for title, (belongs, names) in TABLES.items():
+    shown = {title: table for title, table in TABLES.items() if any(table[0](e["cell"]) for e in entries)}
+    for title, (belongs, names) in shown.items():
         lines += [
             f"### {title}",
             "",
