@@ -58,11 +58,21 @@ def test_slices_of_a_volume_are_images_of_one_patient(tmp_path):
     assert len(set(images.patient_ids[:5])) == 1
 
 
+def test_empty_slices_are_left_out_and_said(tmp_path, caplog):
+    volume = torch.cat([torch.zeros(1, 8, 9, 2), smooth_images(1, (8, 9, 3))], dim=3)
+    dataset = Dataset([{"image": volume}], SplitDimd("image", dim=3, keepdim=False, list_output=True))
+
+    images = read_image_set(export_images(dataset, tmp_path / "training", "training"), "training")
+
+    assert [np.load(path).tolist() for path in images.paths] == [volume[..., i].tolist() for i in (2, 3, 4)]
+    assert "training: 2 constant images of the data set are left out" in caplog.text
+
+
 def test_untouched_images_are_not_written_again(tmp_path):
     items = [{"image": image[None], "patient_id": i} for i, image in enumerate(smooth_images(3))]
     first = read_image_set(export_images(items, tmp_path / "training", "training"), "training")
     times = [path.stat().st_mtime_ns for path in first.paths]
-    items[1]["image"] = torch.zeros(1, 4, 4)
+    items[1]["image"] = items[1]["image"].flip(1)
 
     second = read_image_set(export_images(items, tmp_path / "training", "training"), "training")
 
