@@ -22,12 +22,12 @@ from monai_memorization.files import write_text
 logger = logging.getLogger(__name__)
 
 
-def export_images(dataset: Dataset[Any], folder: Path, role: str, key: str = "image") -> Path:
+def export_images(dataset: Dataset[Any], folder: str | Path, role: str, key: str = "image") -> Path:
     """Write each image of a data set to ``folder`` as NumPy, and a CSV of them beside it, named after ``folder``.
 
     An item may be a list, such as the slices of a volume; its images then belong to one patient. The patient is the
-    item's ``patient_id``, or for a list its source file. Constant images are left out, such as the slices above a head:
-    nothing can be a copy of them.
+    item's ``patient_id``, or for a list its source file; its ``source`` is kept. Constant images are left out, such as
+    the slices above a head: nothing can be a copy of them.
 
     Args:
         dataset: items are dicts, or lists of dicts, that hold an image, (C, *spatial).
@@ -42,6 +42,7 @@ def export_images(dataset: Dataset[Any], folder: Path, role: str, key: str = "im
         InputError: if the transforms are random, an item holds no image, or there are none.
     """
     _refuse_random(dataset, role)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, str]] = []
     n_constant = 0
@@ -55,8 +56,9 @@ def export_images(dataset: Dataset[Any], folder: Path, role: str, key: str = "im
             continue
         name = f"{len(rows):06}.npy"
         _save(image.cpu().numpy(), folder / name)
-        patient = item.get("patient_id", source)
-        rows.append({"image": f"{folder.name}/{name}"} | ({} if patient is None else {"patient_id": str(patient)}))
+        told = {"patient_id": item.get("patient_id", source), "source": item.get("source")}
+        row = {"image": f"{folder.name}/{name}"}
+        rows.append(row | {column: str(value) for column, value in told.items() if value is not None})
     if not rows:
         raise InputError(f"{role}: the data set is empty, or holds constant images only")
     if n_constant:
