@@ -297,6 +297,7 @@ def watched(
 
 
 KINDS = {"latent_diffusion": latent_diffusion, "pixel_diffusion": pixel_diffusion, "gan": gan}
+TITLES = {"latent_diffusion": "latent diffusion", "pixel_diffusion": "pixel-space diffusion", "gan": "GAN"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -380,7 +381,7 @@ def draw(figure: Figure, results: list[dict[str, Any]]) -> None:
             axes.plot(epochs, [100 * row[name] / n for row in curve], "o-", ms=3, label="calibrated")
             axes.plot(epochs, [100 * row[f"paper_{name}"] / n for row in curve], "s--", ms=3, label="paper")
             axes.set(ylabel=f"{label} (%)", ylim=(0, None))
-        panels[0].set_title(column["kind"].replace("_", " "))
+        panels[0].set_title(TITLES[column["kind"]])
         panels[2].plot(epochs, [row["frechet_distance"] for row in curve], "o-", ms=3, label="drawn")
         panels[2].plot(epochs, [row["frechet_distance_real"] for row in curve], ":", color="0.4", label="real")
         panels[2].set_ylabel("Frechet distance")

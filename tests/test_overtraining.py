@@ -46,4 +46,4 @@ def test_each_kind_leaves_a_curve_and_the_one_that_copies_is_stopped(
 
     overtraining.main(["figure", str(tmp_path), "--output", str(tmp_path / "figure.svg")])
     figure = (tmp_path / "figure.svg").read_text()
-    assert all(f">{word}<" in figure for word in ("latent diffusion", "pixel diffusion", "gan", "stopped", "kept"))
+    assert all(f">{word}<" in figure for word in (*overtraining.TITLES.values(), "stopped", "kept"))
