@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Engine
+from simulation import hardware
 from study import choose_training, run_bundle
 
 from monai_memorization.detector.contrastive import obtain_encoder, train_encoder
@@ -145,14 +145,8 @@ def timed() -> Iterator[Seconds]:
 
 def machine() -> dict[str, Any]:
     """Say what it was measured on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    return {
-        "device": device,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg(),
-        "torch": torch.__version__,
-    }
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return hardware() | {"gpu": gpu, "cores": os.cpu_count(), "load": os.getloadavg()}
 
 
 def commit() -> str:

@@ -90,7 +90,7 @@ def read_image_set(source: str | Path, role: str) -> ImageSet:
     source = Path(source)
     if source.is_dir():
         return _from_folder(source, role)
-    if "*" in source.name and source.parent.is_dir():
+    if "*" in source.name and source.parent.is_dir() and not source.is_file():
         return _from_folder(source.parent, role, source.name)
     if not source.is_file():
         raise InputError(f"{role}: {source} does not exist; give a folder of images, a CSV or a MONAI data list (JSON)")
