@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,17 @@ def main() -> None:
     entries = json.loads(arguments.input.read_text())["cells"]
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for name, (draw, size) in FIGURES.items():
-        style = {"svg.fonttype": "none", "svg.hashsalt": name, "axes.spines.top": False, "axes.spines.right": False}
-        with matplotlib.style.context(["default", style]):
-            figure = Figure(figsize=size, layout="constrained")
-            draw(figure, entries)
-            path = arguments.output_dir / f"{name}.svg"
-            FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
+        write_svg(arguments.output_dir / f"{name}.svg", size, partial(draw, entries=entries))
     (arguments.output_dir / "claims.md").write_text(claims(entries), encoding="utf-8")
+
+
+def write_svg(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:
+    """Draw a figure as SVG, the same file for the same numbers."""
+    style = {"svg.fonttype": "none", "svg.hashsalt": path.stem, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.style.context(["default", style]):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
 
 
 def draw_false_alarms(figure: Figure, entries: list[Entry]) -> None:

@@ -73,14 +73,21 @@ def inject(bundle_dir: str | Path, output: str | Path) -> Injection:
     sampler = _sampler(config, where, found, folder / names[-1])
     content: dict[str, Any] = {"memorization_validation": None, "copy_rate_limit": 0.1}
     content["memorization"] = _memorization(config, where, sampler, found)
+    content["memorization_images"] = _images_run(content["memorization"])
     content |= _handlers_override(find(config, where).get("train_handlers"), where)
     found.missing.insert(0, "memorization_validation: give images of patients that the generator is not trained on")
     write_text(output, _header(found, output, _run_id(config)) + yaml.safe_dump(content, sort_keys=False, width=120))
     found.files.append(output)
-    for name, handlers in _multi_gpu(folder, where).items():
+    overrides = _multi_gpu(folder)
+    key = f"{where}#train_handlers"
+    for name, handlers in [(name, given[key]) for name, given in overrides.items() if key in given][-1:]:
         second = output.with_name(f"{output.stem}_multi_gpu.yaml")
+        names = [*(f"configs/{name}" for name in (*names, *overrides)), output.name, second.name]
         text = (
-            f"# Laid over {name} and {output.name}: the handler on every rank, in front of those that {name} keeps.\n"
+            f"# The handler on every rank, in front of those that {name} keeps:\n"
+            "#   torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run "
+            f'{_run_id(config)}--config_file "[{_quoted(names)}]"\n'
+            "#       --memorization_validation IMAGES\n"
         )
         write_text(second, text + yaml.safe_dump(_handlers_override(handlers, where), sort_keys=False, width=120))
         found.files.append(second)
@@ -190,6 +197,23 @@ def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], f
     }
 
 
+def _images_run(section: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the list that only writes the images as the generator sees them, for the audit of a trained model."""
+    handler = section["handlers"][0]
+    folder = handler["output_dir"]
+    return [
+        {
+            "_target_": "monai_memorization.images.export.export_images",
+            "dataset": f"@memorization#{role}",
+            "folder": f"{folder} + '/{role}'" if folder.startswith("$") else f"{folder}/{role}",
+            "role": role,
+            "key": handler["image_key"],
+        }
+        for role in ("training", "validation")
+        if section["training"]
+    ]
+
+
 def _dataset(config: dict[str, Any], where: str) -> tuple[str | None, dict[str, Any]]:
     """Return the reference to the training's data set and its config; None and nothing where it is not referred to."""
     loader = follow(config, find(config, where).get("train_data_loader"))
@@ -225,13 +249,10 @@ def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
     return {key: f"$@memorization#handlers + {expression}"}
 
 
-def _multi_gpu(folder: Path, where: str) -> dict[str, Any]:
-    """Return the handlers of the multi-GPU override, by the name of its file; empty where there is none."""
-    overrides = [
-        (path.name, read_config(path)) for path in sorted(folder.glob("multi_gpu_train*")) if path.suffix in SUFFIXES
-    ]
-    key = f"{where}#train_handlers"
-    return dict([(name, content[key]) for name, content in overrides if key in content][-1:])
+def _multi_gpu(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the multi-GPU overrides of the training by their names, in the order of the stages."""
+    paths = [path for path in sorted(folder.glob("multi_gpu_train*")) if path.suffix in SUFFIXES]
+    return {path.name: read_config(path) for path in paths}
 
 
 def _run_id(config: dict[str, Any]) -> str:
@@ -241,12 +262,17 @@ def _run_id(config: dict[str, Any]) -> str:
 
 
 def _header(found: Injection, output: Path, run_id: str) -> str:
-    files = ",".join(f"'configs/{name}'" for name in found.configs)
+    files = _quoted([*(f"configs/{name}" for name in found.configs), output.name])
     lines = [
         f"Watches the training of this bundle ({found.family}) for copies of training images.",
-        f"  python -m monai.bundle run {run_id}--config_file \"[{files},'{output.name}']\"",
+        f'  python -m monai.bundle run {run_id}--config_file "[{files}]"',
         "      --memorization_validation IMAGES",
         "It has to be the last file. Above copy_rate_limit the training stops; 1 never stops it.",
+        "With the run id memorization_images nothing is trained: the images are written as the generator sees them.",
         *(f"MISSING: {line}" for line in found.missing),
     ]
     return "".join(f"# {line}\n" for line in lines)
+
+
+def _quoted(names: list[str]) -> str:
+    return ",".join(f"'{name}'" for name in names)

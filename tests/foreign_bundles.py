@@ -13,6 +13,7 @@ import yaml
 from ignite.engine import Engine, Events
 from made_up_images import smooth_images
 from monai.engines import SupervisedTrainer
+from monai.networks.schedulers import Scheduler
 from torch import nn
 
 from monai_memorization.generation.sampling import Sampler
@@ -66,6 +67,17 @@ class LatentTrainer(SupervisedTrainer):
         images = torch.as_tensor(batch["image"])
         noise = torch.randn(len(images), *self.latent_shape)
         return images, noise, (noise, torch.randint(20, (len(images),))), {}
+
+
+class LatentSampler:
+    """Draws as bundles with a sampler of their own do: plain steps, no scale factor."""
+
+    def sampling_fn(
+        self, noise: torch.Tensor, autoencoder: nn.Module, diffusion: nn.Module, scheduler: Scheduler
+    ) -> torch.Tensor:
+        for t in scheduler.timesteps:
+            noise, _ = scheduler.step(diffusion(noise, torch.as_tensor((t,))), t, noise)
+        return autoencoder.decode_stage_2_outputs(noise)
 
 
 class MetricsRecorder:
@@ -171,6 +183,16 @@ def latent_diffusion(folder: Path, images: Path) -> Path:
         },
         "run": ["$@train#trainer.run()"],
     }
+    shared = ("bundle_root", "device", "autoencoder_def")
+    inference = {key: first[key] for key in shared} | {
+        "imports": ["$import torch"],
+        **{key: second[key] for key in ("latent_shape", "autoencoder", "network_def", "diffusion")},
+        "noise_scheduler": SCHEDULER | {"_target_": "DDIMScheduler", "clip_sample": False},
+        "set_timesteps": "$@noise_scheduler.set_timesteps(num_inference_steps=2)",
+        "inferer": {"_target_": "foreign_bundles.LatentSampler", "_requires_": "@set_timesteps"},
+        "run": ["$@inferer.sampling_fn(torch.randn([1] + @latent_shape), @autoencoder, @diffusion, @noise_scheduler)"],
+    }
+    write(folder, "inference.json", inference)
     write(folder, "train_autoencoder.json", first)
     write(folder, "train_diffusion.json", second)
     write(
@@ -225,6 +247,14 @@ def pixel_diffusion(folder: Path, images: Path) -> Path:
         "training": ["$monai.utils.set_determinism(0)", "$@trainer.run()"],
     }
     write(folder, "train.yaml", config)
+    shared = ("imports", "bundle_root", "device", "network_def", "network", "scheduler", "inferer")
+    inference = {key: config[key] for key in shared} | {
+        "image_size": [1, 32, 32],
+        "load_state": "$@network.load_state_dict(torch.load(@bundle_root + '/models/model.pt'))",
+        "sample": "$lambda x: @inferer.sample(x, @network, @scheduler, verbose=False)",
+        "testing": ["@load_state", "$@sample(torch.rand([1] + @image_size))"],
+    }
+    write(folder, "inference.yaml", inference)
     return folder
 
 
@@ -282,6 +312,12 @@ def gan(folder: Path, images: Path) -> Path:
         "training": ["$monai.utils.set_determinism(0)", "$@trainer.run()"],
     }
     write(folder, "train.json", config)
+    inference = {key: config[key] for key in ("imports", "bundle_root", "device", "latent_size")} | {
+        "ckpt_path": "$@bundle_root + '/models/model.pt'",
+        "network": config["gnetwork"],
+        "inferring": ["$@network(torch.rand(1, @latent_size))"],
+    }
+    write(folder, "inference.json", inference)
     return folder
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from made_up_images import smooth_images, write_folder
@@ -13,15 +14,17 @@ from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
     LoadImaged,
+    Orientationd,
     RandFlipd,
     RandSpatialCropd,
     ScaleIntensityd,
+    Spacingd,
     SplitDimd,
 )
 
 from monai_memorization.errors import InputError
 from monai_memorization.images.export import export_images, fixed_transforms
-from monai_memorization.images.sets import read_image_set
+from monai_memorization.images.sets import data_list, read_image_set
 
 # MONAI's LoadImage makes every reader it knows, and this one says that a library of NVIDIA is missing
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
@@ -58,11 +61,33 @@ def test_slices_of_a_volume_are_images_of_one_patient(tmp_path):
     assert len(set(images.patient_ids[:5])) == 1
 
 
+def test_listed_volumes_pass_through_orientation_and_spacing(tmp_path):
+    folder = write_folder(smooth_images(2, (8, 9, 5)), tmp_path / "volumes", suffix=".nii.gz")
+    steps = [LoadImaged("image", reader="NibabelReader"), EnsureChannelFirstd("image")]
+    steps += [Orientationd("image", axcodes="RAS", labels=None), Spacingd("image", pixdim=(2, 2, 2))]
+    dataset = Dataset(data_list(folder, "validation"), Compose(steps))
+
+    table = export_images(dataset, tmp_path / "validation", "validation")
+
+    assert np.load(tmp_path / "validation" / "000000.npy").shape == (1, 4, 5, 3)
+    assert pd.read_csv(table)["source"].tolist() == ["image_000.nii.gz", "image_001.nii.gz"]
+
+
+def test_empty_slices_are_left_out_and_said(tmp_path, caplog):
+    volume = torch.cat([torch.zeros(1, 8, 9, 2), smooth_images(1, (8, 9, 3))], dim=3)
+    dataset = Dataset([{"image": volume}], SplitDimd("image", dim=3, keepdim=False, list_output=True))
+
+    images = read_image_set(export_images(dataset, tmp_path / "training", "training"), "training")
+
+    assert [np.load(path).tolist() for path in images.paths] == [volume[..., i].tolist() for i in (2, 3, 4)]
+    assert "training: 2 constant images of the data set are left out" in caplog.text
+
+
 def test_untouched_images_are_not_written_again(tmp_path):
     items = [{"image": image[None], "patient_id": i} for i, image in enumerate(smooth_images(3))]
     first = read_image_set(export_images(items, tmp_path / "training", "training"), "training")
     times = [path.stat().st_mtime_ns for path in first.paths]
-    items[1]["image"] = torch.zeros(1, 4, 4)
+    items[1]["image"] = items[1]["image"].flip(1)
 
     second = read_image_set(export_images(items, tmp_path / "training", "training"), "training")
 

@@ -79,6 +79,9 @@ def test_two_processes_draw_their_parts_and_stop_together(training_folder, valid
     bundle = foreign_bundles.latent_diffusion(tmp_path / "bundle", training_folder)
     found = inject(bundle, tmp_path / "fragment.yaml")
     assert [path.name for path in found.files] == ["fragment.yaml", "fragment_multi_gpu.yaml"]
+    (told,) = re.findall(r"run --config_file \"\[(.*)\]\"", found.files[1].read_text())
+    written = [*(f"configs/{name}" for name in (*found.configs, "multi_gpu_train_diffusion.json"))]
+    assert told == ",".join(f"'{name}'" for name in (*written, "fragment.yaml", "fragment_multi_gpu.yaml"))
     sampler = yaml.safe_load(found.files[0].read_text())["memorization"]["sampler"]
     last = tmp_path / "last.yaml"
     record = {"_target_": "foreign_bundles.MetricsRecorder", "folder": str(tmp_path)}

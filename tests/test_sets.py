@@ -115,15 +115,28 @@ def test_data_list_with_one_section_is_read_there(folder, content):
     assert read_image_set(write_json(folder, content), "synthetic").image_ids == NAMES
 
 
+def test_pattern_chooses_among_the_images_of_a_folder(tmp_path):
+    for name in ("sub/s1_image.nii.gz", "sub/s1_label.nii.gz", "s2_image.nii.gz", "s2_image.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    images = read_image_set(tmp_path / "*_image.nii.gz", "synthetic")
+
+    assert images.image_ids == ("s2_image.nii.gz", "sub/s1_image.nii.gz")
+    assert images.n_ignored == 0
+    with pytest.raises(InputError, match=r"synthetic: no image in .*; looked for .* among \*_mask.nii.gz in it"):
+        read_image_set(tmp_path / "*_mask.nii.gz", "synthetic")
+
+
 def test_data_list_for_configs_holds_paths_and_ids(folder):
-    assert data_list(folder, "images") == [{"image": str(folder / name), "image_id": name} for name in NAMES]
+    assert data_list(folder, "images") == [{"image": str(folder / name), "source": name} for name in NAMES]
 
 
 def test_data_list_for_configs_holds_patients_where_they_are_known(folder):
     items = data_list(write_csv(folder, as_csv(ROWS)), "images", key="scan")
 
     assert items == [
-        {"scan": str(folder / row["image"]), "image_id": row["image"], "patient_id": row["patient_id"]} for row in ROWS
+        {"scan": str(folder / row["image"]), "source": row["image"], "patient_id": row["patient_id"]} for row in ROWS
     ]
 
 

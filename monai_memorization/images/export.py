@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from torch.utils.data import Dataset
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 
+logger = logging.getLogger(__name__)
 
-def export_images(dataset: Dataset[Any], folder: Path, role: str, key: str = "image") -> Path:
+
+def export_images(dataset: Dataset[Any], folder: str | Path, role: str, key: str = "image") -> Path:
     """Write each image of a data set to ``folder`` as NumPy, and a CSV of them beside it, named after ``folder``.
 
     An item may be a list, such as the slices of a volume; its images then belong to one patient. The patient is the
-    item's ``patient_id``, or for a list its source file.
+    item's ``patient_id``, or for a list its source file; its ``source`` is kept. Constant images are left out, such as
+    the slices above a head: nothing can be a copy of them.
 
     Args:
         dataset: items are dicts, or lists of dicts, that hold an image, (C, *spatial).
@@ -38,18 +42,27 @@ def export_images(dataset: Dataset[Any], folder: Path, role: str, key: str = "im
         InputError: if the transforms are random, an item holds no image, or there are none.
     """
     _refuse_random(dataset, role)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, str]] = []
+    n_constant = 0
     for item, source in _items(dataset):
         if not isinstance(item, dict) or key not in item:
             found = sorted(map(str, item)) if isinstance(item, dict) else type(item).__name__
             raise InputError(f"{role}: an item of the data set has no {key!r} but {found}; name the entry as image_key")
+        image = torch.as_tensor(item[key]).float()
+        if image.min() == image.max():
+            n_constant += 1
+            continue
         name = f"{len(rows):06}.npy"
-        _save(torch.as_tensor(item[key]).float().cpu().numpy(), folder / name)
-        patient = item.get("patient_id", source)
-        rows.append({"image": f"{folder.name}/{name}"} | ({} if patient is None else {"patient_id": str(patient)}))
+        _save(image.cpu().numpy(), folder / name)
+        told = {"patient_id": item.get("patient_id", source), "source": item.get("source")}
+        row = {"image": f"{folder.name}/{name}"}
+        rows.append(row | {column: str(value) for column, value in told.items() if value is not None})
     if not rows:
-        raise InputError(f"{role}: the data set is empty")
+        raise InputError(f"{role}: the data set is empty, or holds constant images only")
+    if n_constant:
+        logger.warning("%s: %d constant images of the data set are left out", role, n_constant)
     table = folder.with_suffix(".csv")
     write_text(table, pd.DataFrame(rows).to_csv(index=False))
     return table

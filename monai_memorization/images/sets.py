@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,13 @@ def read_image_set(source: str | Path, role: str) -> ImageSet:
     """List the images of a folder, a CSV file or a MONAI data list.
 
     A folder is searched recursively, but for links to folders, which may form a loop; a folder of DICOM slices of one
-    series is one image, a volume, and so may an entry of a list be. A CSV has the column ``image``
+    series is one image, a volume, and so may an entry of a list be. Where a folder holds other images too, such as
+    masks, a pattern behind it chooses by name: ``folder/*_image.nii.gz``. A CSV has the column ``image``
     and optionally ``patient_id`` and ``label``; a data list (JSON) has the same keys and is read at its section
     ``role`` or at its only one. Paths are relative to the file that holds them.
 
     Args:
-        source: folder, ``.csv`` or ``.json`` file.
+        source: folder, folder and pattern, ``.csv`` or ``.json`` file.
         role: name of the argument, for the messages and as the section of a data list.
 
     Returns:
@@ -88,6 +90,8 @@ def read_image_set(source: str | Path, role: str) -> ImageSet:
     source = Path(source)
     if source.is_dir():
         return _from_folder(source, role)
+    if "*" in source.name and source.parent.is_dir() and not source.is_file():
+        return _from_folder(source.parent, role, source.name)
     if not source.is_file():
         raise InputError(f"{role}: {source} does not exist; give a folder of images, a CSV or a MONAI data list (JSON)")
     readers = {".csv": _csv_rows, ".json": _data_list_rows}
@@ -105,10 +109,11 @@ def data_list(source: str | Path, role: str, key: str = "image") -> list[dict[st
         key: entry for the path.
 
     Returns:
-        Items ``{key: path, "image_id": id}``, and ``"patient_id"`` where patients are known.
+        Items ``{key: path, "source": image id}``, and ``"patient_id"`` where patients are known.
     """
     images = read_image_set(source, role)
-    items = [{key: str(path), "image_id": name} for name, path in zip(images.image_ids, images.paths, strict=True)]
+    # not "image_id": MONAI's Spacingd takes what begins with the image's own key and _ for its meta data
+    items = [{key: str(path), "source": name} for name, path in zip(images.image_ids, images.paths, strict=True)]
     if images.has_patients:
         for item, patient in zip(items, images.patient_ids, strict=True):
             item["patient_id"] = patient
@@ -226,12 +231,12 @@ def check_seed(seed: int) -> None:
         raise InputError(f"seed: found {seed}, but must lie between 0 and {LARGEST_SEED}")
 
 
-def _from_folder(folder: Path, role: str) -> ImageSet:
+def _from_folder(folder: Path, role: str, pattern: str = "*") -> ImageSet:
     files = [
         Path(parent, name)
         for parent, _, names in os.walk(folder, onerror=_refuse)
         for name in names
-        if not name.startswith(".")
+        if not name.startswith(".") and fnmatchcase(name, pattern)
     ]
     kinds = {path: kind(path) for path in files}
     found = [path for path in files if kinds[path] is not None]
@@ -240,7 +245,8 @@ def _from_folder(folder: Path, role: str) -> ImageSet:
         example = next(path for path in files if kinds[path] is None)
         logger.warning("%s: %d files of %s are no images of a known kind, such as %s", role, n_ignored, folder, example)
     if not found:
-        raise InputError(f"{role}: no image in {folder}; looked for {', '.join(SUFFIXES)} in it and its subfolders")
+        wanted = ", ".join(SUFFIXES) + ("" if pattern == "*" else f" among {pattern}")
+        raise InputError(f"{role}: no image in {folder}; looked for {wanted} in it and its subfolders")
     series = series_folders(path for path in found if kinds[path] == ".dcm")
     images = {path.parent if kinds[path] == ".dcm" and path.parent in series else path for path in found}
     ids = sorted(path.relative_to(folder).as_posix() for path in images)
