@@ -29,6 +29,20 @@ def test_study_is_whole(study):
     assert study["n_replicates"] >= 1000
 
 
+def test_errors_stay_where_they_are_with_the_registered_score():
+    stored = STORED.with_name("simulation_registered.json")
+    entries = json.loads(stored.read_text(encoding="utf-8"))["cells"]
+
+    assert [entry["cell"] for entry in entries] == [vars(cell) for cell in simulation.registered_cells()]
+    assert stored.with_suffix(".md").read_text() == simulation.tables(entries)
+    for entry in entries:
+        values = entry["mean_and_se"]
+        level, error = values["attained"][0], values["false_alarm_rate"][1]
+        assert values["false_alarm_rate"][0] <= level + 3 * error
+        assert values["false_discovery_proportion"][0] <= simulation.Q + 3 * values["false_discovery_proportion"][1]
+        assert values["copy_rate_covered"][0] >= simulation_figures.COVERAGE_NEEDED
+
+
 def test_everything_that_had_to_hold_holds(study):
     table = simulation_figures.claims(study["cells"])
 
