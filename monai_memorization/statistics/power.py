@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from monai_memorization.detector import degradations
 
 N_PLANTS = 32
+CELLS_AT_ONCE = 8  # each search looks through the whole training set
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,13 @@ def measure_power(
     Returns:
         One entry per family and strength.
     """
-    recalls = []
-    for family, strength, copies in plant(images, families, seed):
-        found = _found(*score(copies), index, threshold)
-        recalls.append(Recall(family.name, strength, len(images), *found, family.seen_in_training, family.whole))
+    recalls, n = [], len(images)
+    cells = plant(images, families, seed)
+    while group := list(islice(cells, CELLS_AT_ONCE)):
+        scores, match = score(torch.cat([copies for _, _, copies in group]))
+        for (family, strength, _), cell in zip(group, zip(scores.split(n), match.split(n), strict=True), strict=True):
+            found = _found(*cell, index, threshold)
+            recalls.append(Recall(family.name, strength, n, *found, family.seen_in_training, family.whole))
     return recalls
 
 
