@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import overhead
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
@@ -67,17 +68,7 @@ SETTINGS: dict[str, Any] = {
     "pixel_diffusion": {"epochs": 1000, "batch_size": 32, "channels": [32, 64, 64], "learning_rate": 5e-4},
     "gan": {"epochs": 2000, "batch_size": 32, "channels": [64, 64, 32, 16], "learning_rate": 2e-4},
 }
-TINY_BUNDLE = {
-    "image_size": [32, 32],
-    "autoencoder_channels": [8, 8],
-    "autoencoder_norm_groups": 2,
-    "autoencoder_steps": 1,
-    "diffusion_channels": [8, 16],
-    "diffusion_norm_groups": 2,
-    "diffusion_attention": [False, True],
-    "diffusion_head_channels": 8,
-    "diffusion_steps": 8,
-}
+TINY_BUNDLE = overhead.TINY | {"diffusion_steps": 8}
 TINY: dict[str, Any] = {
     "n_training": 40,
     "n_images": 8,
