@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processes that torchrun starts: who works, what they tell each other, and how they fail together.
 
-Within a function that runs :func:`on_every_rank`, every rank goes through the same lines in the same order. Where work is
-worth dividing, each rank does its part of it and all get the whole; files are written by rank 0 alone.
+Within a function that runs :func:`on_every_rank`, every rank goes through the same lines in the same order. Where work
+is worth dividing, each rank does its part of it and all get the whole; files are written by rank 0 alone.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,43 +129,46 @@ def on_every_rank(function: Callable[P, T]) -> Callable[P, T]:
     def together(*args: P.args, **kwargs: P.kwargs) -> T:
         global _current
         before = _current
-        with _process_group():
-            _current = all_ranks() if before is ALONE else before
-            try:
-                with _current.failing_together():
-                    return function(*args, **kwargs)
-            except InputError:
-                if _current.rank > 0:
-                    # with status 0, lest torchrun stop rank 0 before it has said what was wrong
-                    raise SystemExit(0) from None
-                raise
-            finally:
-                _current = before
+        if before is ALONE:
+            start()
+            _current = all_ranks()
+        try:
+            with _current.failing_together():
+                return function(*args, **kwargs)
+        except InputError:
+            if _current.rank > 0:
+                # with status 0, lest torchrun stop rank 0 before it has said what was wrong
+                raise SystemExit(0) from None
+            raise
+        finally:
+            _current = before
 
     return together
 
 
-@contextmanager
-def _process_group() -> Iterator[None]:
-    """Form the process group of torchrun, unless the caller has done so."""
-    if not dist.is_available() or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) < 2:
-        yield
-        return
-    start()
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+def say(text: str) -> None:
+    """Print a line on rank 0 alone, of all processes that torchrun started."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(text, flush=True)
 
 
 def start() -> None:
-    """Form the process group of torchrun: on GPUs where there are any, each process on its own."""
+    """Form the process group of what torchrun started, once: on GPUs where there are any, each process on its own."""
+    if not dist.is_available() or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return
     if torch.cuda.is_available():
         local_rank, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local_rank >= n_gpus:
             raise InputError(f"nproc_per_node: this machine has {n_gpus} GPUs, too few for process {local_rank}")
         torch.cuda.set_device(local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    # not before: torch cannot form a second group in the same processes
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def summed(tensor: Tensor) -> Tensor:

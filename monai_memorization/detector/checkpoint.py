@@ -110,7 +110,8 @@ class RandomStates:
             "torch": torch.get_rng_state(),
             "gpus": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
             "python": random.getstate(),
-            "numpy": [_plain(np.random.get_state()), *(_plain(own.get_state()) for own in _generators(self._transform))],
+            "numpy": _plain(np.random.get_state()),
+            "transforms": [_plain(generator.get_state()) for generator in _generators(self._transform)],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -119,8 +120,8 @@ class RandomStates:
         for device, of_gpu in enumerate(state["gpus"]):
             torch.cuda.set_rng_state(of_gpu, device)
         random.setstate(state["python"])
-        np.random.set_state(_legacy(state["numpy"][0]))
-        for generator, own in zip(_generators(self._transform), state["numpy"][1:], strict=True):
+        np.random.set_state(_legacy(state["numpy"]))
+        for generator, own in zip(_generators(self._transform), state["transforms"], strict=True):
             generator.set_state(_legacy(own))
 
 

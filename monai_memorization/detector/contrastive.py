@@ -294,7 +294,10 @@ def obtain_encoder(
             )
         return encoder
     kept, trained_on = folder / "model.pt", _hash(training, seed, widths)
-    if (kept_encoder := _load_kept(kept)) is not None and kept_encoder.trained_on == trained_on:
+    # rank 0 looks: another might not see the file, or one that rank 0 only just wrote
+    ranks = current_ranks()
+    kept_encoder = ranks.share(_load_kept(kept) if ranks.rank == 0 else None)
+    if kept_encoder is not None and kept_encoder.trained_on == trained_on:
         logger.info("using the encoder that an earlier run trained on these images: %s", kept)
         return kept_encoder
     logger.info("no encoder given: training one on the %d training images", len(training))
@@ -302,7 +305,8 @@ def obtain_encoder(
     checkpoint = TrainingCheckpoint(folder / "training.pt", f"{trained_on} {hash_code()}")
     encoder = train_encoder(images, seed=seed, device=device, widths=widths, checkpoint=checkpoint)
     encoder.trained_on = trained_on
-    save_encoder(encoder, kept)
+    if ranks.rank == 0:
+        save_encoder(encoder, kept)
     checkpoint.remove()
     return encoder
 

@@ -15,8 +15,8 @@ from monai_memorization.ranks import ALONE, Ranks
 class BatchOrder(Sampler[list[int]]):
     """The batches of a training, in random order pass after pass without end, for torch's ``batch_sampler``.
 
-    Its length is the number of batches in a pass. The order depends on the seed alone. Set ``n_done`` before the batches
-    are drawn to leave the first ones out.
+    Its length is the number of batches in a pass. The order depends on the seed alone. The first ``n_done`` batches are
+    left out, if it is set before any is drawn.
 
     Args:
         n_images: number of images.
@@ -43,9 +43,11 @@ class BatchOrder(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed)
         n = self.ranks.n
+        n_padded = -(-self.n_images // n) * n
         for batch in count():
             if batch % len(self) == 0:
                 order = torch.randperm(self.n_images, generator=generator)
-                parts = order.repeat(-(-n // self.n_images) + 1)[: -(-self.n_images // n) * n].split(n * self.batch_size)
+                order = order.repeat(-(-n_padded // self.n_images))[:n_padded]
             if batch >= self.n_done:
-                yield parts[batch % len(self)][self.ranks.rank :: n].tolist()
+                start = batch % len(self) * n * self.batch_size
+                yield order[start : start + n * self.batch_size][self.ranks.rank :: n].tolist()

@@ -45,7 +45,15 @@ class SharedBatchNorm(_BatchNorm):
     """Batch normalization over the images of all processes, of which each has as many.
 
     torch's own SyncBatchNorm is for GPUs alone, and so cannot be held against one process where there is none.
+
+    Args:
+        original: whose weights and buffers it has.
     """
+
+    def __init__(self, original: _BatchNorm) -> None:
+        super().__init__(original.num_features, original.eps, original.momentum)
+        for name, tensor in (*original.named_parameters(), *original.named_buffers()):
+            setattr(self, name, tensor)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Take features of any number of dimensions."""
@@ -61,9 +69,9 @@ class SharedBatchNorm(_BatchNorm):
         centred = features - mean.view(shape)
         variance = summed(centred.square().sum(over)) / n
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+            self.get_buffer("num_batches_tracked").add_(1)
+            self.get_buffer("running_mean").lerp_(mean, self.momentum or 0.0)
+            self.get_buffer("running_var").lerp_(variance * n / (n - 1), self.momentum or 0.0)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
@@ -71,11 +79,7 @@ class SharedBatchNorm(_BatchNorm):
 def _share_batch_norm(module: nn.Module) -> nn.Module:
     """Put SharedBatchNorm with the same weights and buffers in the place of each BatchNorm."""
     if isinstance(module, _BatchNorm):
-        shared = SharedBatchNorm(module.num_features, module.eps, module.momentum)
-        shared.load_state_dict(module.state_dict())
-        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-            setattr(shared, name, getattr(module, name))
-        return shared
+        return SharedBatchNorm(module)
     for name, child in module.named_children():
         setattr(module, name, _share_batch_norm(child))
     return module
