@@ -56,7 +56,8 @@ def test_two_processes_train_the_encoder_as_one_does(tmp_path):
         assert found["losses"] == pytest.approx(losses, abs=1e-5)
 
 
-def test_two_processes_embed_and_audit_as_one_does_and_fail_with_one_message(encoder_file, tmp_path):
+def test_two_processes_embed_and_audit_as_one_does_and_fail_with_one_message(encoder_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     training = smooth_images(200, seed=1)
     sets = {"validation": smooth_images(70, seed=2), "synthetic": torch.cat([training[:20], smooth_images(60, seed=3)])}
     for role, images in (sets | {"training": training, "broken": training[:150]}).items():
@@ -66,10 +67,8 @@ def test_two_processes_embed_and_audit_as_one_does_and_fail_with_one_message(enc
     write_folder(training[:40], tmp_path / "holed", "image")
     (tmp_path / "holed" / "image_017.png").write_bytes(b"broken")
     (tmp_path / "broken" / "broken_140.png").write_bytes(b"broken")
-    expected = embed(
-        load_encoder(encoder_file), read_image_set(tmp_path / "holed", "training"), 2, skip_unreadable=True
-    )
-    alone = audit(*(tmp_path / role for role in ("training", "validation", "synthetic", "alone")), encoder=encoder_file)
+    expected = embed(load_encoder(encoder_file), read_image_set("holed", "training"), 2, skip_unreadable=True)
+    alone = audit("training", "validation", "synthetic", "alone", encoder=encoder_file)
 
     result = torchrun(SCRIPT, "audits", folder=tmp_path)
 

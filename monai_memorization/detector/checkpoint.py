@@ -81,9 +81,9 @@ class TrainingCheckpoint:
         if not self.ranks.share(time.monotonic() - self._written >= self.interval):
             return
         randoms = self.ranks.gather(self._randoms.state_dict())
+        states = {name: part.state_dict() for name, part in parts.items()}
         if self.ranks.rank == 0:
             content = io.BytesIO()
-            states = {name: part.state_dict() for name, part in parts.items()}
             torch.save({"key": self.key, "states": states, "randoms": randoms}, content)
             write_bytes(self.path, content.getvalue())
         self._written = time.monotonic()
