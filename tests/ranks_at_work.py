@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 from ignite.engine import Events
 from made_up_images import smooth_images
+from monai.bundle import ConfigWorkflow
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
@@ -76,6 +78,25 @@ def audits() -> None:
     assert main([*words, "--synthetic", "synthetic", "--output-dir", "out", "--gallery"]) == 0
     assert main([*words, "--synthetic", "broken", "--output-dir", "failed"]) == 2
     Path("failed_on_rank_0").touch()
+
+
+def bundles() -> None:
+    """Both stages of the 2D bundle, then its inference, with their multi-GPU overrides."""
+    configs = Path(__file__).parent.parent / "bundles" / "latent_diffusion_2d" / "configs"
+    options = json.loads(Path("options.json").read_text())
+    found: dict[str, Tensor] = {}
+    for name in ("train_autoencoder", "train_diffusion", "inference"):
+        files = [str(configs / f"{prefix}{name}.json") for prefix in ("", "multi_gpu_")]
+        trains = name != "inference"
+        given = options if trains else options | {"output_dir": options.pop("drawn")}
+        workflow = ConfigWorkflow(files + ["record.json"] * trains, logging_file=False, **given)
+        workflow.initialize()
+        workflow.run()
+        if trains:
+            for key, value in workflow.parser.get_parsed_content("network_def").state_dict().items():
+                found[f"{name} {key}"] = value
+    torch.save(found, f"weights{torch.distributed.get_rank()}.pt")
+    workflow.finalize()
 
 
 if __name__ == "__main__":

@@ -7,17 +7,20 @@ import json
 import shutil
 from itertools import chain
 
+import monai.bundle
 import pytest
 import ranks_at_work
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up_images import smooth_images, write_folder
+from small_generators import SMALL
 from two_processes import TESTS, torchrun
 
 from monai_memorization.auditing import audit
 from monai_memorization.detector.embeddings import embed
 from monai_memorization.detector.encoder import load_encoder
+from monai_memorization.images.reading import read_image
 from monai_memorization.images.sets import read_image_set
 from monai_memorization.ranks import ALONE, Ranks
 
@@ -91,3 +94,43 @@ def test_two_processes_embed_and_audit_as_one_does_and_fail_with_one_message(enc
     assert (tmp_path / "failed_on_rank_0").exists()
     assert not list((tmp_path / "failed").glob("*.*"))
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_two_processes_train_both_stages_and_draw_through_the_shipped_configs(tmp_path):
+    write_folder(smooth_images(12), tmp_path / "training")
+    options = SMALL | {"training": "training", "output_dir": "models", "model_dir": "models", "log_interval": 1}
+    options |= {"autoencoder_steps": 8, "diffusion_steps": 8, "autoencoder_batch_size": 3, "diffusion_batch_size": 3}
+    options |= {"checkpoint_interval": 0, "save_interval": 1, "denoising_steps": 4, "batch_size": 2, "n_images": 5}
+    record = {"_target_": "training_records.LossRecorder", "folder": "."}
+    (tmp_path / "record.json").write_text(json.dumps({"+train#handlers": [record]}))
+    (tmp_path / "options.json").write_text(json.dumps(options | {"drawn": "drawn"}))
+
+    result = torchrun(SCRIPT, "bundles", folder=tmp_path)
+
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (
+        [json.loads(line) for line in (tmp_path / f"losses{rank}.txt").read_text().splitlines()] for rank in (0, 1)
+    )
+    # eight steps of one process are four of two, each with other images and random numbers
+    assert [line["step"] for line in first] == [line["step"] for line in second] == [1, 2, 3, 4] * 2
+    for ours, theirs in zip(first, second, strict=True):
+        assert ours["first"] != theirs["first"]
+        assert ours["loss"] != theirs["loss"]
+    weights = [torch.load(tmp_path / f"weights{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+    files = {f"{seed:06}.png" for seed in range(5)}
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == files | {".drawn_by"}
+    names = {path.name for path in (tmp_path / "models").iterdir()}
+    assert names == {"autoencoder.pt", "model.pt"} | {
+        f"{kind}_iteration={step}.pt" for kind in ("autoencoder", "diffusion") for step in (1, 2, 3, 4)
+    }
+    # one process draws the same images from those weights
+    bundle = TESTS.parent / "bundles" / "latent_diffusion_2d" / "configs" / "inference.json"
+    alone = {key: str(tmp_path / "models") for key in ("output_dir", "model_dir")} | {
+        "output_dir": str(tmp_path / "alone")
+    }
+    monai.bundle.run(config_file=str(bundle), logging_file=False, **options | alone)
+    for name in files:
+        one, two = (read_image(tmp_path / folder / name) for folder in ("alone", "drawn"))
+        torch.testing.assert_close(one, two, atol=1.01, rtol=0)
