@@ -80,23 +80,31 @@ def audits() -> None:
     Path("failed_on_rank_0").touch()
 
 
+def run_config(bundle: str, name: str, *further: str, **options: object) -> ConfigWorkflow:
+    """Run a config of a bundle with its multi-GPU override."""
+    configs = Path(__file__).parent.parent / "bundles" / bundle / "configs"
+    files = [str(configs / f"{prefix}{name}.json") for prefix in ("", "multi_gpu_")]
+    workflow = ConfigWorkflow([*files, *further], logging_file=False, **options)
+    workflow.initialize()
+    workflow.run()
+    return workflow
+
+
 def bundles() -> None:
-    """Both stages of the 2D bundle, then its inference, with their multi-GPU overrides."""
-    configs = Path(__file__).parent.parent / "bundles" / "latent_diffusion_2d" / "configs"
+    """Both stages of the 2D bundle and its inference, then training and inference of the audit bundle."""
     options = json.loads(Path("options.json").read_text())
     found: dict[str, Tensor] = {}
-    for name in ("train_autoencoder", "train_diffusion", "inference"):
-        files = [str(configs / f"{prefix}{name}.json") for prefix in ("", "multi_gpu_")]
-        trains = name != "inference"
-        given = options if trains else options | {"output_dir": options.pop("drawn")}
-        workflow = ConfigWorkflow(files + ["record.json"] * trains, logging_file=False, **given)
-        workflow.initialize()
-        workflow.run()
-        if trains:
-            for key, value in workflow.parser.get_parsed_content("network_def").state_dict().items():
-                found[f"{name} {key}"] = value
+    for name in ("train_autoencoder", "train_diffusion"):
+        workflow = run_config("latent_diffusion_2d", name, "record.json", **options)
+        for key, value in workflow.parser.get_parsed_content("network_def").state_dict().items():
+            found[f"{name} {key}"] = value
     torch.save(found, f"weights{torch.distributed.get_rank()}.pt")
-    workflow.finalize()
+    run_config("latent_diffusion_2d", "inference", **options | {"output_dir": "drawn"})
+    size = {"image_size": [32, 32], "batch_size": 8}
+    short = {"max_epochs": 1, "epoch_length": 3, "training": "training", "output_dir": "encoder"}
+    run_config("memorization_audit", "train", **size | short)
+    given = {"images": "training", "encoder_weights": "encoder/model.pt", "output_dir": "embedded"}
+    run_config("memorization_audit", "inference", **size | given).finalize()
 
 
 if __name__ == "__main__":

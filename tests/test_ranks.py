@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from itertools import chain
@@ -96,14 +97,14 @@ def test_two_processes_embed_and_audit_as_one_does_and_fail_with_one_message(enc
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-def test_two_processes_train_both_stages_and_draw_through_the_shipped_configs(tmp_path):
+def test_shipped_configs_train_draw_and_embed_in_two_processes(tmp_path):
     write_folder(smooth_images(12), tmp_path / "training")
     options = SMALL | {"training": "training", "output_dir": "models", "model_dir": "models", "log_interval": 1}
     options |= {"autoencoder_steps": 8, "diffusion_steps": 8, "autoencoder_batch_size": 3, "diffusion_batch_size": 3}
     options |= {"checkpoint_interval": 0, "save_interval": 1, "denoising_steps": 4, "batch_size": 2, "n_images": 5}
     record = {"_target_": "training_records.LossRecorder", "folder": "."}
     (tmp_path / "record.json").write_text(json.dumps({"+train#handlers": [record]}))
-    (tmp_path / "options.json").write_text(json.dumps(options | {"drawn": "drawn"}))
+    (tmp_path / "options.json").write_text(json.dumps(options))
 
     result = torchrun(SCRIPT, "bundles", folder=tmp_path)
 
@@ -134,3 +135,10 @@ def test_two_processes_train_both_stages_and_draw_through_the_shipped_configs(tm
     for name in files:
         one, two = (read_image(tmp_path / folder / name) for folder in ("alone", "drawn"))
         torch.testing.assert_close(one, two, atol=1.01, rtol=0)
+
+    with (tmp_path / "embedded" / "embeddings.csv").open(newline="") as file:
+        embedded = {row[0]: torch.tensor([float(value) for value in row[1:]]) for row in csv.reader(file)}
+    expected = embed(load_encoder(tmp_path / "encoder" / "model.pt"), read_image_set(tmp_path / "training", "images"))
+    assert sorted(embedded) == sorted(expected.images.image_ids)
+    for name, vector in zip(expected.images.image_ids, expected.vectors, strict=True):
+        torch.testing.assert_close(embedded[name], vector, atol=1e-5, rtol=1e-4)

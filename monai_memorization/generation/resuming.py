@@ -81,13 +81,14 @@ class AveragingHandler(EMAHandler):
     """Ignite's average of the weights, with a state that can be kept; arguments as of Ignite's."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the averaged weights and how far the warm-up of the momentum is."""
-        return {"weights": self.ema_model.state_dict(), "momentum": self._schedule().state_dict()}
+        """Return the averaged weights, and how far the warm-up of the momentum is."""
+        return {"weights": self.ema_model.state_dict(), "n_updates": self._warmup().event_index}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take a state up, once the handler is attached."""
         self.ema_model.load_state_dict(state["weights"])
-        self._schedule().load_state_dict(state["momentum"])
+        self._warmup().event_index = state["n_updates"]
 
-    def _schedule(self) -> Any:
+    def _warmup(self) -> Any:
+        # Ignite's own state of it holds an object, which torch does not load as plain data
         return self.momentum_scheduler
