@@ -146,9 +146,14 @@ def on_every_rank(function: Callable[P, T]) -> Callable[P, T]:
     return together
 
 
+def speaks() -> bool:
+    """Tell whether this is rank 0 of all processes that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def say(text: str) -> None:
-    """Print a line on rank 0 alone, of all processes that torchrun started."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    """Print a line on rank 0 alone."""
+    if speaks():
         print(text, flush=True)
 
 
