@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 import random
 import time
@@ -17,6 +18,8 @@ from monai.transforms import Randomizable, Transform
 
 from monai_memorization.files import write_bytes
 from monai_memorization.ranks import Ranks, current_ranks
+
+logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
@@ -71,9 +74,14 @@ class TrainingCheckpoint:
     def _read(self, parts: Mapping[str, Stateful]) -> dict[str, Any] | None:
         try:
             content: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
+        except FileNotFoundError:
+            return None
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+            logger.warning("%s cannot be read; the training starts anew", self.path)
             return None
         same = content.get("key") == self.key and "randoms" in content and content["states"].keys() == parts.keys()
+        if not same:
+            logger.info("%s is the state of another training, which is not taken up", self.path)
         return content if same else None
 
     def save(self, parts: Mapping[str, Stateful]) -> None:

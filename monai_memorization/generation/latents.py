@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.networks.nets import DiffusionModelUNet
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from monai.networks.utils import eval_mode
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -110,7 +111,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
         for batch in DataLoader(self.images, batch_sampler=own, generator=torch.Generator()):
             images = batch["image"]
             if self.augmentation is not None:
-                images = torch.stack([torch.as_tensor(self.augmentation(image)) for image in images])
+                changed = (convert_to_tensor(self.augmentation(image), track_meta=False) for image in images)
+                images = torch.stack([*changed])
             yield images.to(device), batch["image_id"]
 
     def __len__(self) -> int:
