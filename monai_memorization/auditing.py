@@ -18,6 +18,7 @@ from monai_memorization.files import check_writable, written_together
 from monai_memorization.images.preparation import enlarged
 from monai_memorization.images.roles import read_roles
 from monai_memorization.images.sets import check_seed
+from monai_memorization.ranks import current_ranks, on_every_rank
 from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
 from monai_memorization.reporting.pictures import LONGEST_SIDE
 from monai_memorization.reporting.report import compose_report, write_leaks, write_report, write_tables
@@ -29,6 +30,7 @@ from monai_memorization.statistics.power import N_PLANTS
 N_GALLERY_PAIRS = 200
 
 
+@on_every_rank
 def audit(
     training: str | Path,
     validation: str | Path | None,
@@ -54,6 +56,8 @@ def audit(
     Writes report.json and report.html, which may be handed out, and pairs.csv, memorized.csv, near_identical.csv,
     leaks.csv and on request gallery.html, which stay inside. So do encoder/ and embeddings/, which are kept as soon as
     they are known: an audit that was stopped goes on there, and one of another synthetic set reads only what is new.
+
+    Started by torchrun, or on every process of torch.distributed, it divides the work and returns the same on each.
 
     Args:
         training: images that the generator was trained on; folder, CSV or MONAI data list.
@@ -86,6 +90,7 @@ def audit(
         InputError: for bad input, before anything is written to `output_dir` but encoder and embeddings, and leaks.csv
             where images of the validation set are in the training set.
     """
+    ranks = current_ranks()
     check_seed(seed)
     settings: dict[str, Any] = {"alpha": alpha, "q": q, "seed": seed, "device": choose_device(device)}
     settings |= {"skip_unreadable": skip_unreadable, "reconstructed": reconstructed_validation is not None}
@@ -123,7 +128,8 @@ def audit(
     training_set, validation_set = embedded["training"], embedded["validation"]
     with timed(seconds, "leak_check"):
         leaks = find_leaks(training_set, validation_set, detector.preparation)
-    write_leaks(leaks, output / "leaks.csv")
+    if ranks.rank == 0:
+        write_leaks(leaks, output / "leaks.csv")
     refuse_identical(leaks)
     findings = measure(detector, embedded, settings, seconds)
     report = compose_report(findings, leaks, embedded, detector, settings, seconds)
@@ -131,6 +137,8 @@ def audit(
     if fidelity:
         vectors = validation_set.vectors, embedded["synthetic"].vectors
         report["fidelity"] = measure_fidelity(*vectors, validation_set.images.patient_ids, seed)
+    if ranks.rank > 0:
+        return report
     with written_together(output) as folder:
         if gallery:
             write_gallery_page(_gallery_pairs(findings, embedded, detector), folder / "gallery.html")

@@ -15,6 +15,7 @@ import yaml
 from monai_memorization.errors import InputError
 from monai_memorization.images.sets import read_image_set, split, write_image_set
 from monai_memorization.injection import inject
+from monai_memorization.ranks import say, speaks
 from monai_memorization.reporting.sentences import verdict_line
 from monai_memorization.version import __version__
 
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("ignite").setLevel(logging.WARNING)
     options = vars(parser().parse_args(arguments))
     command, verbose = options.pop("command"), options.pop("verbose")
-    logging.getLogger("monai_memorization").setLevel(logging.DEBUG if verbose else logging.INFO)
+    level = (logging.DEBUG if verbose else logging.INFO) if speaks() else logging.WARNING
+    logging.getLogger("monai_memorization").setLevel(level)
     try:
         status: int | None = command(**options)
     except InputError as error:
@@ -192,8 +194,8 @@ def _audit(output_dir: Path, **options: Any) -> None:
     from monai_memorization.auditing import audit  # loads MONAI, which takes seconds that `split` and --help can save
 
     report = audit(output_dir=output_dir, **options)
-    print(verdict_line(report))
-    print(f"Report: {output_dir / 'report.html'}")
+    say(verdict_line(report))
+    say(f"Report: {output_dir / 'report.html'}")
 
 
 def _filter(**options: Any) -> None:

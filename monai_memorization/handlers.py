@@ -26,7 +26,7 @@ from monai_memorization.generation.sampling import Sampler
 from monai_memorization.images.export import export_images
 from monai_memorization.images.monitored import choose_monitored
 from monai_memorization.images.sets import ImageSet, check_disjoint, read_image_set
-from monai_memorization.ranks import Ranks
+from monai_memorization.ranks import all_ranks
 from monai_memorization.reporting.report import write_leaks
 from monai_memorization.statistics.conformal import n_patients_needed
 from monai_memorization.statistics.monitoring import measure_monitored
@@ -75,7 +75,7 @@ class EncoderTrainingHandler:
 
     def __call__(self, engine: Engine) -> None:
         """Obtain the encoder; the random state is left as it was."""
-        ranks = Ranks()
+        ranks = all_ranks()
         with undisturbed(_networks(engine)):
             if ranks.rank == 0:
                 images = _listed(self.training, self.output_dir, "training", self.image_key)
@@ -169,7 +169,7 @@ class MemorizationHandler:
 
     def start(self, engine: Engine) -> None:
         """Obtain the encoder and embed the real images."""
-        self._ranks = Ranks()
+        self._ranks = all_ranks()
         device = _device(self.device, engine)
         with undisturbed(_networks(engine, self.sampler)):
             encoder = self._embed_real_images(device) if self._ranks.rank == 0 else None

@@ -8,7 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from monai_memorization.ranks import current_ranks
+
 
 def progress(total: int, title: str) -> tqdm[Any]:
     """Return a bar on standard error that counts up to ``total``; it shows itself only on a terminal."""
-    return tqdm(total=total, desc=title, disable=not sys.stderr.isatty(), leave=False)
+    return tqdm(total=total, desc=title, disable=not sys.stderr.isatty() or current_ranks().rank > 0, leave=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ def release(
     Raises:
         InputError: for bad input.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("WORLD_SIZE: found several processes, but a release runs in one; start it without torchrun")
     output, work = Path(output_dir), Path(work_dir or f"{output_dir}_work")
     limit = 10 * n if limit is None else limit
     if not 1 <= n <= limit:

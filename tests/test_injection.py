@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import foreign_bundles
@@ -16,6 +13,7 @@ import monai.bundle
 import pandas as pd
 import pytest
 import yaml
+from two_processes import torchrun
 
 from monai_memorization.errors import InputError
 from monai_memorization.injection import inject
@@ -92,16 +90,8 @@ def test_two_processes_draw_their_parts_and_stop_together(training_folder, valid
     words = ["run", "--config_file", str(files), "--logging_file", "False", "--train#trainer#max_epochs", "2"]
     for key, value in options("latent diffusion", validation_folder, encoder_file).items():
         words += [f"--{key}", str(value)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
-    result = subprocess.run(
-        [*torchrun, "-m", "monai.bundle", *words],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
+    result = torchrun("-m", "monai.bundle", *words, folder=tmp_path)
 
     assert result.returncode == 0, result.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))

@@ -400,8 +400,8 @@ def test_unreadable_image_stops_or_is_left_out_and_counted(tmp_path, workers):
     batches = list(prepared_batches(images, Preparation(SIZE), 2, workers, skip_unreadable=True, notes=notes))
 
     assert torch.cat([index for index, _ in batches]).tolist() == [0, 1, 2, 4, 5]
-    assert len(notes.unreadable) == 1
-    assert "image_003.png" in notes.unreadable[0]
+    assert list(notes.unreadable) == [3]
+    assert "image_003.png" in notes.unreadable[3]
     assert notes.scaled == [0]
 
 

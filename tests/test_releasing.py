@@ -214,6 +214,13 @@ def test_bad_input_is_refused_before_anything_is_drawn(real, detectors, tmp_path
     assert not (tmp_path / "clean").exists()
 
 
+def test_release_in_several_processes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE: found several processes, but a release runs in one"):
+        release(None, 1, training="t", validation="v", output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_encoder_for_both_is_refused(real, encoder_file, tmp_path):
     with pytest.raises(InputError, match=r"judge: is the encoder that filters.*give another one"):
         release(

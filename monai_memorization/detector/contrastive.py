@@ -7,8 +7,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,14 @@ from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from monai.utils import CommonKeys
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from monai_memorization.detector.checkpoint import Stateful, TrainingCheckpoint
 from monai_memorization.detector.embeddings import embed_batch
 from monai_memorization.detector.encoder import WIDTHS, ContrastiveEncoder, load_encoder, save_encoder
 from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.order import BatchOrder
+from monai_memorization.detector.parallel import gathered, parallel
 from monai_memorization.detector.shards import hash_code
 from monai_memorization.detector.views import Views
 from monai_memorization.errors import InputError
@@ -32,6 +33,7 @@ from monai_memorization.images.contents import hash_contents
 from monai_memorization.images.preparation import PreparedImages, choose_preparation, read_prepared
 from monai_memorization.images.sets import ImageSet
 from monai_memorization.progress import progress
+from monai_memorization.ranks import Ranks, current_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -87,13 +89,17 @@ class ContrastiveTrainer(SupervisedTrainer):
     grows over the first ``RAMP`` of the steps, as strong views alone teach little at first. The learning rate rises
     over the first twentieth of the steps and falls to 0 along a cosine.
 
+    Several ranks divide each batch among themselves, but compare every image with the whole batch, and draw the same
+    views: the training is that of one process, but for rounding.
+
     Args:
         device: where to train.
         max_epochs: number of epochs.
         dataset: items with an ``image``, (C, *image_size) in [0, 1]; at least two.
         network: the encoder.
         epoch_length: steps in an epoch, whatever the size of the data set, so that small sets are trained as long.
-        batch_size: images in a batch; all of a smaller set.
+        batch_size: images in a batch of all ranks together, rounded down to a multiple of their number; all of a
+            smaller set.
         learning_rate: largest, of AdamW.
         weight_decay: of AdamW.
         temperature: of :func:`nt_xent`.
@@ -101,9 +107,10 @@ class ContrastiveTrainer(SupervisedTrainer):
         seed: of the order of the images.
         inferer: how the network is called, as in MONAI; None for :class:`MixedPrecisionInferer`.
         train_handlers: as in MONAI.
+        ranks: that divide the work; None for those that go through the same lines.
 
     Raises:
-        InputError: if there are fewer than two images, so that nothing can be told apart.
+        InputError: if there are fewer than two images, so that nothing can be told apart, or fewer than ranks.
     """
 
     def __init__(
@@ -121,12 +128,16 @@ class ContrastiveTrainer(SupervisedTrainer):
         seed: int = 0,
         inferer: Any = None,
         train_handlers: Sequence[Any] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks = current_ranks() if ranks is None else ranks
         n_images = len(dataset)  # type: ignore[arg-type]
         if n_images < 2:
             raise InputError(f"training: {n_images} image; an encoder learns to tell at least two apart")
-        batch_size = min(batch_size, n_images)
-        self._order = _Order(n_images, batch_size, seed)
+        batch_size = min(batch_size, n_images) // ranks.n * ranks.n
+        if batch_size == 0:
+            raise InputError(f"batch_size: too few of {n_images} images for {ranks.n} processes; start fewer")
+        self._order = BatchOrder(n_images, batch_size, seed, drop_last=True)
         # a generator of its own, lest the loader take from the random numbers of the views
         loader = DataLoader(dataset, batch_sampler=self._order, generator=torch.Generator())
         optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
@@ -140,7 +151,7 @@ class ContrastiveTrainer(SupervisedTrainer):
             device=device,
             max_epochs=max_epochs,
             train_data_loader=loader,
-            network=network.to(device),
+            network=parallel(network.to(device), ranks),
             optimizer=optimizer,
             loss_function=self._loss,
             epoch_length=epoch_length,
@@ -164,10 +175,12 @@ class ContrastiveTrainer(SupervisedTrainer):
     ) -> tuple[Tensor, None]:
         images = torch.as_tensor(batch[CommonKeys.IMAGE]).to(device, non_blocking=non_blocking)
         extent = min(1.0, 0.1 + self.state.iteration / self._ramp)
-        return torch.cat([images, self._views.scaled(extent)(images)]), None
+        # views of the whole batch, so that they are those of one process
+        views, own = self._views.scaled(extent)(images), self._ranks.rows(len(images))
+        return torch.cat([images[own], views[own]]), None
 
     def _loss(self, embeddings: Tensor, _: None) -> Tensor:
-        first, second = embeddings.chunk(2)
+        first, second = (gathered(part, self._ranks) for part in embeddings.chunk(2))
         return nt_xent(first, second, self._temperature)
 
 
@@ -281,7 +294,10 @@ def obtain_encoder(
             )
         return encoder
     kept, trained_on = folder / "model.pt", _hash(training, seed, widths)
-    if (kept_encoder := _load_kept(kept)) is not None and kept_encoder.trained_on == trained_on:
+    # rank 0 looks: another might not see the file, or one that rank 0 only just wrote
+    ranks = current_ranks()
+    kept_encoder = ranks.share(_load_kept(kept) if ranks.rank == 0 else None)
+    if kept_encoder is not None and kept_encoder.trained_on == trained_on:
         logger.info("using the encoder that an earlier run trained on these images: %s", kept)
         return kept_encoder
     logger.info("no encoder given: training one on the %d training images", len(training))
@@ -289,7 +305,8 @@ def obtain_encoder(
     checkpoint = TrainingCheckpoint(folder / "training.pt", f"{trained_on} {hash_code()}")
     encoder = train_encoder(images, seed=seed, device=device, widths=widths, checkpoint=checkpoint)
     encoder.trained_on = trained_on
-    save_encoder(encoder, kept)
+    if ranks.rank == 0:
+        save_encoder(encoder, kept)
     checkpoint.remove()
     return encoder
 
@@ -303,25 +320,6 @@ def _load_kept(path: Path) -> ContrastiveEncoder | None:
     except InputError as error:
         logger.info("training anew: %s", error)
         return None
-
-
-class _Order(Sampler[list[int]]):
-    """The batches of a training, in random order pass after pass; the first ``n_done`` are left out."""
-
-    def __init__(self, n_images: int, batch_size: int, seed: int) -> None:
-        self.n_images = n_images
-        self.batch_size = batch_size
-        self.seed = seed
-        self.n_done = 0
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed)
-        n_batches = self.n_images // self.batch_size
-        for batch in count():
-            if batch % n_batches == 0:
-                order = torch.randperm(self.n_images, generator=generator).split(self.batch_size)
-            if batch >= self.n_done:
-                yield order[batch % n_batches].tolist()
 
 
 def _tell_duration(engine: Engine, start: float, n_done: int) -> None:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from monai_memorization.errors import InputError
 from monai_memorization.images.contents import hash_contents
 from monai_memorization.images.preparation import Notes, prepared_batches
 from monai_memorization.images.sets import ImageSet
+from monai_memorization.ranks import current_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def embed(
     skip_unreadable: bool = False,
     cache_dir: Path | None = None,
 ) -> Embeddings:
-    """Embed a set, reading each image once, batch by batch.
+    """Embed a set, reading each image once, batch by batch; each rank embeds its part, and all get the whole.
 
     Args:
         encoder: in evaluation mode afterwards.
@@ -97,40 +98,79 @@ def embed(
         InputError: naming an image that cannot be read, or if none is left; or if ``cache_dir`` cannot be written.
     """
     encoder.to(device).eval()
+    ranks = current_ranks()
     size = SHARD_BATCHES * batch_size
     ranges = [range(start, min(start + size, len(images))) for start in range(0, len(images), size)]
-    files: list[Path] = []
+    files: list[Path | None] = [None] * len(ranges)
     if cache_dir is not None:
         settings, contents = hash_settings(encoder, batch_size, device), hash_contents(images.paths)
         files = [cache_dir / name_shard(settings, contents[part.start : part.stop]) for part in ranges]
-    shards = {number: shard for number, file in enumerate(files) if (shard := read_shard(file)) is not None}
-    kept: dict[int, Sequence[int]] = {number: ranges[number] for number in shards}
-    missing = [number for number in range(len(ranges)) if number not in shards]
+    parts = {number: ranges[number] for number in range(ranks.rank, len(ranges), ranks.n)}
+    embedded = _embed_parts(encoder, images, parts, files, batch_size, workers, device, skip_unreadable)
+    # whole shards are divided, as the last bits of an embedding can depend on its batch
+    everything = dict(sorted(chain.from_iterable(found.items() for found in ranks.gather(embedded))))
+    unreadable = tuple(message for part in everything.values() for message in part.unreadable)
+    shards = [part.shard for part in everything.values() if part.shard is not None]
+    if not shards:
+        raise InputError(f"{images.role}: none of its {len(images)} images can be read; {unreadable[0]}")
+    return Embeddings(
+        images.subset(index for part in everything.values() for index in part.indices),
+        torch.cat([shard.vectors for shard in shards]),
+        torch.cat([shard.thumbnails for shard in shards]),
+        torch.cat([shard.structure for shard in shards]),
+        tuple(row.numpy().tobytes().hex() for shard in shards for row in shard.digests),
+        unreadable,
+        sum(shard.n_scaled for shard in shards),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A run of images of a set: those that could be read, what is kept of them, and what was said of the others."""
+
+    indices: Sequence[int]
+    shard: Shard | None
+    unreadable: tuple[str, ...] = ()
+
+
+def _embed_parts(
+    encoder: ContrastiveEncoder,
+    images: ImageSet,
+    ranges: Mapping[int, range],
+    files: Sequence[Path | None],
+    batch_size: int,
+    workers: int | None,
+    device: str | torch.device,
+    skip_unreadable: bool,
+) -> dict[int, _Part]:
+    """Embed parts of a set by their numbers, or read what is kept of them."""
+    size = SHARD_BATCHES * batch_size
+    shards = {number: shard for number in ranges if (shard := _read(files[number])) is not None}
+    parts = {number: _Part(ranges[number], shard) for number, shard in shards.items()}
+    missing = [number for number in ranges if number not in shards]
     rest = [index for number in missing for index in ranges[number]]
-    if len(rest) < len(images):
-        logger.debug("%s: %d of %d images are known from before", images.role, len(images) - len(rest), len(images))
+    n_images = sum(map(len, ranges.values()))
+    if len(rest) < n_images:
+        logger.debug("%s: %d of %d images are known from before", images.role, n_images - len(rest), n_images)
     notes = Notes()
     batches = prepared_batches(images.subset(rest), encoder.preparation, batch_size, workers, skip_unreadable, notes)
     for position, group in groupby(batches, lambda batch: int(batch[0][0]) // size):
         number = missing[position]
         indices, vectors, thumbnails, structure, digests = _embed_batches(encoder, group, device)
         first, last = (bisect_left(notes.scaled, end) for end in (position * size, (position + 1) * size))
-        kept[number] = [rest[index] for index in indices]
-        shards[number] = Shard(vectors, thumbnails, structure, digests, last - first)
-        if files and len(indices) == len(ranges[number]):  # what cannot be read has to be said each time
-            write_shard(shards[number], files[number])
-    if not shards:
-        raise InputError(f"{images.role}: none of its {len(images)} images can be read; {notes.unreadable[0]}")
-    in_order = [shards[number] for number in sorted(shards)]
-    return Embeddings(
-        images.subset(index for number in sorted(kept) for index in kept[number]),
-        torch.cat([shard.vectors for shard in in_order]),
-        torch.cat([shard.thumbnails for shard in in_order]),
-        torch.cat([shard.structure for shard in in_order]),
-        tuple(row.numpy().tobytes().hex() for shard in in_order for row in shard.digests),
-        tuple(notes.unreadable),
-        sum(shard.n_scaled for shard in in_order),
-    )
+        shard = Shard(vectors, thumbnails, structure, digests, last - first)
+        parts[number] = _Part([rest[index] for index in indices], shard)
+        file = files[number]
+        if file is not None and len(indices) == len(ranges[number]):  # what cannot be read has to be said each time
+            write_shard(shard, file)
+    for position, number in enumerate(missing):
+        said = tuple(m for index, m in notes.unreadable.items() if index // size == position)
+        parts[number] = replace(parts.get(number, _Part((), None)), unreadable=said)
+    return parts
+
+
+def _read(file: Path | None) -> Shard | None:
+    return None if file is None else read_shard(file)
 
 
 def _embed_batches(

@@ -13,6 +13,7 @@ from torch import Tensor
 from monai_memorization.detector.embeddings import THUMBNAIL_SIDES, Embeddings
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.images.preparation import Preparation
+from monai_memorization.ranks import current_ranks
 
 CORRELATION = 0.999
 # averaging removes what differs most between near-identical images, so their thumbnails are more alike than this
@@ -35,9 +36,14 @@ def near_identical(query: Embeddings, reference: Embeddings, preparation: Prepar
     """
     agreement = torch.zeros(len(query), dtype=torch.float64)
     index = torch.full((len(query),), -1)
+    ranks = current_ranks()
+    own = ranks.rows(len(query))
     for candidate in _candidates(query, reference, preparation, N_CANDIDATES):
-        if index[candidate.row] < 0 and (value := _agreement(candidate, query, reference, preparation)) >= CORRELATION:
+        if not own.start <= candidate.row < own.stop or index[candidate.row] >= 0:
+            continue
+        if (value := _agreement(candidate, query, reference, preparation)) >= CORRELATION:
             agreement[candidate.row], index[candidate.row] = value, candidate.column
+    agreement, index = ranks.gather_rows(agreement[own], index[own])
     return agreement, index
 
 
@@ -51,14 +57,16 @@ def near_identical_pairs(images: Embeddings, preparation: Preparation) -> dict[t
     Returns:
         Correlation of each pair; the lower index comes first.
     """
+    ranks = current_ranks()
+    own = ranks.rows(len(images))
     pairs: dict[tuple[int, int], float] = {}
     for candidate in _candidates(images, images, preparation, N_CANDIDATES + 1):  # one of them is the image itself
         pair = min(candidate.row, candidate.column), max(candidate.row, candidate.column)
-        if pair[0] < pair[1] and pair not in pairs:
+        if own.start <= candidate.row < own.stop and pair[0] < pair[1] and pair not in pairs:
             value = _agreement(candidate, images, images, preparation)
             if value >= CORRELATION:
                 pairs[pair] = value
-    return pairs
+    return {pair: value for found in reversed(ranks.gather(pairs)) for pair, value in found.items()}
 
 
 def flips(dimension: int) -> list[tuple[int, ...]]:

@@ -3,7 +3,8 @@
 
 The similarity of two embeddings is one well-defined number wherever it is computed: both are standardized, rounded to
 float32, multiplied and summed in float64, and the result is rounded to float32. Fast float32 products only narrow down
-where that number has to be looked at, so no result depends on a block size, a batch or a device.
+where that number has to be looked at, so no result depends on a block size, a batch or a device. Each rank searches for
+its part of the query rows, and all get the whole.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from monai_memorization.errors import InputError
+from monai_memorization.ranks import current_ranks
 
 QUERY_BLOCK = 2048
 REFERENCE_BLOCK = 512
@@ -94,6 +96,8 @@ def nearest(
     query, reference = _standardize_both(query, reference)
     if not 1 <= k <= len(reference):
         raise InputError(f"k: found {k}, but must be between 1 and the {len(reference)} reference rows")
+    ranks = current_ranks()
+    query = query[ranks.rows(len(query))]
     similarity = torch.empty(len(query), k, dtype=torch.float32, device=query.device)
     index = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
     strips = reference.split(min(_STRIP, reference_block))
@@ -103,6 +107,7 @@ def nearest(
         similarity[rows], index[rows] = _nearest_of_rows(
             query[rows], reference, strips, k, (query_block, reference_block)
         )
+    similarity, index = ranks.gather_rows(similarity, index)
     return similarity, index
 
 
@@ -130,6 +135,8 @@ def count_above(
         InputError: constant or non-finite embeddings, or different D.
     """
     query, reference = _standardize_both(query, reference)
+    ranks = current_ranks()
+    query = query[ranks.rows(len(query))]
     counts = torch.zeros(len(query), dtype=torch.int64, device=query.device)
     tolerance = _tolerance(query.shape[1])
     for start in range(0, len(query), query_block):
@@ -140,7 +147,7 @@ def count_above(
             i, j = ((product - threshold).abs() <= tolerance).nonzero(as_tuple=True)
             clear.index_add_(0, i, (_similarity(rows, block, i, j).double() > threshold).long())
             counts[start : start + query_block] += clear
-    return counts
+    return ranks.gather_rows(counts)[0]
 
 
 def nearest_in_subsets(query: Tensor, reference: Tensor, subsets: Tensor) -> Tensor:
@@ -162,6 +169,8 @@ def nearest_in_subsets(query: Tensor, reference: Tensor, subsets: Tensor) -> Ten
     query, reference = _standardize_both(query, reference)
     if subsets.ndim != 2 or subsets.shape[1] == 0:
         raise InputError(f"subsets: expected row numbers of shape (draws, m >= 1), found {tuple(subsets.shape)}")
+    ranks = current_ranks()
+    query = query[ranks.rows(len(query))]
     largest = torch.empty(len(subsets), len(query), dtype=torch.float32, device=query.device)
     reference64 = reference.double()
     columns = max(1, _MAX_ELEMENTS // len(reference))
@@ -170,7 +179,7 @@ def nearest_in_subsets(query: Tensor, reference: Tensor, subsets: Tensor) -> Ten
         product = (reference64 @ query[start : start + columns].double().T).float().clamp_(-1, 1)
         for draw, subset in enumerate(subsets):
             largest[draw, start : start + columns] = product[subset].amax(dim=0)
-    return largest
+    return ranks.gather_rows(largest.T)[0].T
 
 
 def _standardize_both(query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

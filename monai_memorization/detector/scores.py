@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from monai_memorization.detector.embeddings import Embeddings, embed_batch
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.registration import agreement, fine_structure
+from monai_memorization.ranks import current_ranks
 
 N_CANDIDATES = 4
 BATCH_SIZE = 64
@@ -34,12 +35,15 @@ def copy_scores(
         Scores in [-1, 1], float32 (N,), and the position of the training image that gives each, int64 (N,).
     """
     similarity, index = nearest(vectors, training_vectors, min(k, len(training_vectors)))
-    agreements = torch.cat(
-        [
-            agreement(images.float(), training_structure[candidates].float())
-            for images, candidates in zip(structure.split(BATCH_SIZE), index.split(BATCH_SIZE), strict=True)
-        ]
-    )
+    ranks = current_ranks()
+    # whole batches are divided, as the last bits can depend on the batch
+    own = ranks.rows(len(structure), BATCH_SIZE)
+    parts = [
+        agreement(structure[batch].float(), training_structure[index[batch]].float())
+        for batch in torch.arange(own.start, own.stop).split(BATCH_SIZE)
+        if len(batch) > 0
+    ]
+    (agreements,) = ranks.gather_rows(torch.cat([similarity[:0], *parts]))
     limit = 1 - 1e-9  # z of 1 is infinite
     z = torch.stack([similarity, agreements]).double().clamp(-limit, limit).atanh().mean(dim=0)
     score, column = z.tanh().float().max(dim=1)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from monai_memorization.errors import InputError
 from monai_memorization.generation.feature_loss import FeatureLoss
-from monai_memorization.generation.latents import decode, encode
+from monai_memorization.generation.latents import decode, encode, unwrap
 from monai_memorization.images.preparation import PreparedImages
 
 
@@ -120,7 +120,7 @@ class AutoencoderTrainer(Trainer):
         self.adversarial_loss = PatchAdversarialLoss(criterion="least_squares")
         self._mixed_precision = partial(torch.autocast, torch.device(device).type, enabled=amp)
         # bfloat16, the type on CPUs, has the range of float32 and needs no scaling
-        self._scaler = torch.amp.GradScaler(enabled=amp and torch.device(device).type == "cuda")
+        self.grad_scaler = torch.amp.GradScaler(enabled=amp and torch.device(device).type == "cuda")
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
         image = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)[0]
@@ -129,7 +129,7 @@ class AutoencoderTrainer(Trainer):
         self._train_autoencoder(image, adversarial)
         if adversarial:
             self._train_discriminator(image, self.state.output[CommonKeys.PRED].detach())
-        self._scaler.update()
+        self.grad_scaler.update()
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
 
@@ -147,28 +147,30 @@ class AutoencoderTrainer(Trainer):
             output["feature"] = self.feature_loss(reconstruction, image)
             loss = output["l1"] + self.kl_weight * output["kl"] + self.feature_weight * output["feature"]
             if adversarial:
-                output["adversarial"] = self._judge(reconstruction, is_real=True, for_discriminator=False)
+                # without DistributedDataParallel, which would wait for gradients of the discriminator
+                judge = unwrap(self.discriminator)
+                output["adversarial"] = self._judge(judge, reconstruction, is_real=True, for_discriminator=False)
                 loss = loss + self.adversarial_weight * output["adversarial"]
         output[CommonKeys.LOSS] = loss
         self.fire_event(IterationEvents.LOSS_COMPLETED)
-        self._scaler.scale(loss).backward()
+        self.grad_scaler.scale(loss).backward()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        self._scaler.step(self.optimizer)
+        self.grad_scaler.step(self.optimizer)
 
     def _train_discriminator(self, image: Tensor, reconstruction: Tensor) -> None:
         self.discriminator.train()
         self.discriminator.requires_grad_(True)
         self.discriminator_optimizer.zero_grad()
         with self._mixed_precision():
-            real = self._judge(image, is_real=True, for_discriminator=True)
-            reconstructed = self._judge(reconstruction, is_real=False, for_discriminator=True)
+            real = self._judge(self.discriminator, image, is_real=True, for_discriminator=True)
+            reconstructed = self._judge(self.discriminator, reconstruction, is_real=False, for_discriminator=True)
             loss = (real + reconstructed) / 2
         self.state.output["discriminator"] = loss
-        self._scaler.scale(loss).backward()
-        self._scaler.step(self.discriminator_optimizer)
+        self.grad_scaler.scale(loss).backward()
+        self.grad_scaler.step(self.discriminator_optimizer)
 
-    def _judge(self, image: Tensor, is_real: bool, for_discriminator: bool) -> Tensor:
-        logits = self.discriminator(image.contiguous())[-1].float()
+    def _judge(self, discriminator: nn.Module, image: Tensor, is_real: bool, for_discriminator: bool) -> Tensor:
+        logits = discriminator(image.contiguous())[-1].float()
         return self.adversarial_loss(logits, target_is_real=is_real, for_discriminator=for_discriminator)
 
 

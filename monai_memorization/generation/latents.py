@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
@@ -13,8 +14,12 @@ from ignite.engine import Engine, Events
 from monai.networks.nets import DiffusionModelUNet
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from monai.networks.utils import eval_mode
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+
+from monai_memorization.detector.checkpoint import RandomStates
+from monai_memorization.ranks import ALONE, Ranks
 
 
 class LatentDiffusionUNet(DiffusionModelUNet):
@@ -57,6 +62,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         autoencoder: a trained ``AutoencoderKL``.
         batch_size: images encoded at a time.
         augmentation: random MONAI or other transform of one image, (C, *spatial) to the same; None for none.
+        ranks: each encodes its part of the batches, and all get the whole.
     """
 
     def __init__(
@@ -65,8 +71,11 @@ class LatentDataset(Dataset[dict[str, Any]]):
         autoencoder: nn.Module,
         batch_size: int = 16,
         augmentation: Callable[[Tensor], Tensor] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.images = images
+        self.ranks = ranks
+        self._randoms = RandomStates(augmentation)
         self.autoencoder = autoencoder
         self.batch_size = batch_size
         self.augmentation = augmentation
@@ -76,20 +85,34 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     def encode(self) -> None:
         """Encode all images, each with a new random augmentation where there is one."""
-        image_ids: list[str] = []
-        batches = []
-        for images, ids in self._batches():
-            batches.append(encode(self.autoencoder, images).cpu())
-            image_ids += ids
-        self.latents = torch.cat(batches)
-        self.image_ids = tuple(image_ids)
+        self._encoded_from = self._randoms.state_dict() if self.augmentation is not None else {}
+        own = [(encode(self.autoencoder, images).cpu(), ids) for images, ids in self._batches()]
+        batches = [batch for batch in chain.from_iterable(zip_longest(*self.ranks.gather(own))) if batch is not None]
+        self.latents = torch.cat([latents for latents, _ in batches])
+        self.image_ids = tuple(chain.from_iterable(ids for _, ids in batches))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the latents of now can be made from: the random states before they were encoded."""
+        return {"scale_factor": self.scale_factor, "encoded_from": self.ranks.gather(self._encoded_from)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the latents of that state again, where they are augmented."""
+        self.scale_factor = state["scale_factor"]
+        if self.augmentation is not None:
+            self._randoms.load_state_dict(state["encoded_from"][self.ranks.rank])
+            self.encode()
 
     def _batches(self) -> Iterator[tuple[Tensor, Sequence[str]]]:
         device = next(self.autoencoder.parameters()).device
-        for batch in DataLoader(self.images, self.batch_size):
+        n_images = len(self.images)  # type: ignore[arg-type]
+        batches = [batch.tolist() for batch in torch.arange(n_images).split(self.batch_size)]
+        own = batches[self.ranks.rank :: self.ranks.n]
+        # a generator of its own, lest the loader take from the random numbers of the training
+        for batch in DataLoader(self.images, batch_sampler=own, generator=torch.Generator()):
             images = batch["image"]
             if self.augmentation is not None:
-                images = torch.stack([torch.as_tensor(self.augmentation(image)) for image in images])
+                changed = (convert_to_tensor(self.augmentation(image), track_meta=False) for image in images)
+                images = torch.stack([*changed])
             yield images.to(device), batch["image_id"]
 
     def __len__(self) -> int:
@@ -119,6 +142,11 @@ class LatentRefreshHandler:
     def __call__(self, engine: Engine) -> None:
         """Encode with new random augmentations."""
         self.latents.encode()
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """Return the network within DistributedDataParallel, which would talk to the other processes at each call."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
 def encode(autoencoder: nn.Module, images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from monai_memorization.generation.denoising import denoise, deterministic
-from monai_memorization.generation.latents import decode
+from monai_memorization.generation.latents import decode, unwrap
 
 
 class Sampler(Protocol):
@@ -53,11 +53,6 @@ def choose_conditions(seeds: Sequence[int], conditions: Tensor) -> Tensor:
     # a stream of its own: the noise is drawn from the seed itself
     generators = (torch.Generator().manual_seed(2**40 + seed) for seed in seeds)
     return conditions[[int(torch.randint(len(conditions), (), generator=generator)) for generator in generators]]
-
-
-def unwrap(network: nn.Module) -> nn.Module:
-    """Return the network within DistributedDataParallel, which would talk to the other processes at each call."""
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
 class LatentSamplingInferer(Inferer):

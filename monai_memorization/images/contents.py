@@ -6,15 +6,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 from monai_memorization.images.sets import kind
+from monai_memorization.ranks import current_ranks
 
 N_THREADS = 8
 
 
 def hash_contents(paths: Sequence[Path]) -> list[str]:
-    """Hash the bytes of files, and how they would be read.
+    """Hash the bytes of files, and how they would be read; each rank those of its part.
 
     Args:
         paths: n images: files, or folders of DICOM slices, whose names within the folder count too.
@@ -22,8 +24,10 @@ def hash_contents(paths: Sequence[Path]) -> list[str]:
     Returns:
         n hashes; equal for equal files. Files that cannot be opened are all alike.
     """
+    ranks = current_ranks()
     with ThreadPoolExecutor(N_THREADS) as pool:
-        return list(pool.map(hash_content, paths))
+        own = list(pool.map(hash_content, paths[ranks.rows(len(paths))]))
+    return list(chain.from_iterable(ranks.gather(own)))
 
 
 def hash_content(path: Path) -> str:

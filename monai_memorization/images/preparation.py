@@ -260,11 +260,11 @@ class Notes:
     """What was met while a set was read.
 
     Args:
-        unreadable: messages on the images that were left out.
+        unreadable: messages on the images that were left out, by their indices.
         scaled: indices of the images that had another size.
     """
 
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
     scaled: list[int] = field(default_factory=list)
 
 
@@ -302,7 +302,7 @@ def prepared_batches(
             bar.update(len(items))
             for item in items:
                 if item.error is not None:
-                    _note(item.error, images.role, skip_unreadable, notes)
+                    _note(item.index, item.error, images.role, skip_unreadable, notes)
             notes.scaled += [item.index for item in items if item.scaled]
             if batch is not None:
                 yield torch.tensor([item.index for item in items if item.error is None]), batch
@@ -342,14 +342,14 @@ class _Reader(Dataset[_Item]):
             return _Item(index, error=type(error)(str(error)))  # without the chain of causes, which may not pickle
 
 
-def _note(error: InputError, role: str, skip_unreadable: bool, notes: Notes) -> None:
+def _note(index: int, error: InputError, role: str, skip_unreadable: bool, notes: Notes) -> None:
     """Write down an image that is left out, or raise: only what cannot be read may be left out."""
     message = f"{role}: {error}"
     if not isinstance(error, UnreadableError):
         raise InputError(message)
     if not skip_unreadable:
         raise UnreadableError(f"{message}; --skip-unreadable goes on without such images")
-    notes.unreadable.append(message)
+    notes.unreadable[index] = message
 
 
 def _shape_and_spacing(path: Path) -> tuple[tuple[int, ...], tuple[float, ...] | None] | None:
