@@ -4,11 +4,11 @@ r"""False alarms and planted copies on real images, with an encoder that was tra
 False alarms: held-out images are divided at random by patient into a validation set and a set that is audited as if it
 were synthetic, 200 times, and the flagged share is held against the level that the audit states. Planted copies: 100
 training images, each changed by two of six random degradations, among untouched held-out images, 400 of them or half of
-a smaller set. Families: the recall of the power test, with all held-out images as the validation set. Images and
-volumes alike.
+a smaller set. Families: the recall of the power test, with all held-out images as the validation set. Same patients:
+other images of the training patients, which are no copies, in such divisions. Images and volumes alike.
 
     python benchmarks/detection_on_real_images.py \
-        --training T.csv --held-out V.csv W.csv --encoder model.pt --output OUT.json
+        --training T.csv --held-out V.csv W.csv --encoder model.pt [--same-patients U.csv] --output OUT.json
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ def main() -> None:
     parser.add_argument("--training", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, nargs="+", required=True, help="image sets of other patients")
     parser.add_argument("--encoder", type=Path, required=True)
+    parser.add_argument(
+        "--same-patients", type=Path, help="images of training patients that are not in the training set"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
@@ -63,6 +66,9 @@ def main() -> None:
         "planted_copies": _planted_copies(encoder, training, held_out, rng, options.seed),
         "families": _families(encoder, training, held_out, options.seed),
     }
+    if options.same_patients is not None:
+        others = embed(encoder, read_image_set(options.same_patients, "same_patients"))
+        result["same_patients"] = _same_patients(training, held_out, others, rng)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
@@ -108,6 +114,31 @@ def _cell(
         "paper_copy_rate": _mean_and_error(paper_copies)[0],
         "paper_mem_rate": _mean_and_error(paper_mem)[0],
         "paper_mem_null_rate": mem_null_rate(n_v, n_s),
+    }
+
+
+def _same_patients(
+    training: Embeddings, held_out: list[Embeddings], others: Embeddings, rng: random.Random
+) -> dict[str, Any]:
+    """Flag other images of the training patients beside held-out ones, by one half of these."""
+    images = _first_of_patient(held_out)
+    similarity, of_others = _scores(held_out, training)[images], _scores([others], training)
+    half, shares, shares_held_out = len(images) // 2, [], []
+    for _ in range(N_DIVISIONS):
+        order = torch.tensor(rng.sample(range(len(similarity)), len(similarity)))
+        level = threshold(similarity[order[:half]], ALPHA, half)
+        shares.append((of_others.double() > level).double().mean().item())
+        shares_held_out.append((similarity[order[half:]].double() > level).double().mean().item())
+    (mean, error), (held_out_mean, held_out_error) = map(_mean_and_error, (shares, shares_held_out))
+    return {
+        "n_images": len(others),
+        "n_patients": others.images.n_patients,
+        "divisions": N_DIVISIONS,
+        "flagged_share": mean,
+        "standard_error_over_divisions": error,
+        "flagged_share_of_held_out": held_out_mean,
+        "standard_error_of_held_out": held_out_error,
+        "ratio": mean / held_out_mean,
     }
 
 

@@ -47,7 +47,6 @@ def similarity_histogram(
     validation: Sequence[float],
     synthetic: Sequence[float],
     threshold: float | None = None,
-    tau: float | None = None,
     calibration: str = "validation",
 ) -> str:
     """Draw how similar each image is to its nearest training image, validation and synthetic set in one frame.
@@ -57,7 +56,6 @@ def similarity_histogram(
         validation: n counts of validation images.
         synthetic: n counts of synthetic images.
         threshold: Similarity above which an image is a copy candidate; None where there is none.
-        tau: Threshold of the paper protocol; None where there is none.
         calibration: What the validation images are called in the legend.
 
     Returns:
@@ -72,8 +70,6 @@ def similarity_histogram(
             axes.axvline(
                 threshold, color=INK, linewidth=1.5, linestyle="--", label=f"threshold {similarity(threshold)}"
             )
-        if tau is not None:
-            axes.axvline(tau, color=QUIET, linewidth=1.5, linestyle=":", label=f"paper's τ {similarity(tau)}")
         axes.set(xlabel="similarity to the nearest training image", ylabel="share of the set")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

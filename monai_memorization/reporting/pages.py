@@ -197,13 +197,11 @@ def _figures(report: Mapping[str, Any], calibration: str) -> dict[str, Markup]:
     distributions, calibrated = report.get("distributions") or {}, report["calibrated"]
     svg = {}
     if similarity := distributions.get("similarity"):
-        tau = (report.get("paper_protocol") or {}).get("tau")
         svg["similarity"] = figures.similarity_histogram(
             similarity["edges"],
             similarity["validation"],
             similarity["synthetic"],
             calibrated.get("threshold"),
-            tau,
             calibration,
         )
     if p_values := distributions.get("p_values"):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from monai_memorization.detector.embeddings import Embeddings
-from monai_memorization.detector.scores import copy_scores
+from monai_memorization.detector.scores import score_vectors
 from monai_memorization.statistics.conformal import flag, stratify
 from monai_memorization.statistics.counts import measure_calibrated
 from monai_memorization.statistics.paper_protocol import measure_paper_protocol
@@ -39,7 +39,7 @@ def measure_monitored(
         n_copies, copy_rate, n_mem and mem_rate of the calibrated protocol; paper_n_copies, paper_n_mem and tau of the
         paper protocol.
     """
-    similarity, match = copy_scores(vectors, structure, training.vectors, training.structure)
+    similarity, match = score_vectors(vectors, structure, training)
     strata = stratify(validation.images.patient_ids, len(vectors))
     flags = flag(validation_similarity, similarity, strata, alpha=alpha, q=q)
     calibrated = measure_calibrated(
