@@ -155,7 +155,7 @@ def _planted_copies(
     originals = _pixels(training.images.subset(chosen), encoder)
     torch.manual_seed(seed)
     copies = torch.cat([_change(original[None], rng) for original in originals])
-    planted, match = score_prepared(encoder, degradations.rescale(copies), training)
+    planted, match, _ = score_prepared(encoder, degradations.rescale(copies), training)
     similarity, reference = torch.cat([planted, scores[untouched]]), scores[validation]
     right = match == torch.tensor(chosen)
     result: dict[str, Any] = {

@@ -163,7 +163,7 @@ def registration_alone(training: PreparedImages, seed: int) -> Detector:
     vectors = _pixels(training.pixels)
 
     def detect(images: Tensor) -> tuple[Tensor, Tensor]:
-        return copy_scores(_pixels(images), _structure(images), vectors, reference, training.images.patient_ids)
+        return copy_scores(_pixels(images), _structure(images), vectors, reference, training.images.patient_ids)[:2]
 
     return detect
 
@@ -178,7 +178,7 @@ def ours(training: PreparedImages, seed: int, encoder: Path | None = None) -> De
     vectors, reference = vectors_of(training.pixels), _structure(training.pixels)
 
     def detect(images: Tensor) -> tuple[Tensor, Tensor]:
-        return copy_scores(vectors_of(images), _structure(images), vectors, reference, training.images.patient_ids)
+        return copy_scores(vectors_of(images), _structure(images), vectors, reference, training.images.patient_ids)[:2]
 
     return detect
 

@@ -159,7 +159,7 @@ def score(queries: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
         return similarity[:, 0], match[:, 0]
     pictures = [values[:, SIZE:].view(-1, 1, SIDE, SIDE) for values in (queries, training)]
     patients = [str(i) for i in range(len(training))]
-    return copy_scores(queries[:, :SIZE], pictures[0], training[:, :SIZE], pictures[1], patients)
+    return copy_scores(queries[:, :SIZE], pictures[0], training[:, :SIZE], pictures[1], patients)[:2]
 
 
 def audit(cell: Cell, generator: Generator) -> dict[str, float]:

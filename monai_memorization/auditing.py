@@ -13,6 +13,7 @@ from monai_memorization.detector.contrastive import obtain_encoder
 from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.leaks import find_leaks, refuse_identical
+from monai_memorization.detector.regions import place
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable, written_together
 from monai_memorization.images.preparation import enlarged
@@ -189,6 +190,11 @@ def _gallery_pairs(
                 bool(identical[i]),
                 preparation(synthetic.paths[i]),
                 preparation(training.paths[match]),
+                _part(int(findings.window[i]), len(preparation.image_size)) if not identical[i] else None,
             )
         )
     return pairs
+
+
+def _part(window: int, dimension: int) -> list[tuple[float, float]] | None:
+    return None if window < 0 else place(window, dimension)

@@ -10,7 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_memorization.reporting.pictures import DIFFERENCE_RANGE, N_SLICES, difference_picture, picture, planes, strip
+from monai_memorization.reporting.pictures import (
+    DIFFERENCE_RANGE,
+    N_SLICES,
+    difference_picture,
+    frames,
+    picture,
+    planes,
+    strip,
+)
 
 
 def decoded(uri: str) -> np.ndarray:
@@ -93,3 +101,21 @@ def test_values_outside_the_range_do_not_wrap_around():
     pixels = decoded(picture(torch.tensor([[[-0.5, 1.5, torch.nan]]])))
 
     assert pixels.tolist() == [[0, 255, 0]]
+
+
+@pytest.mark.parametrize("part", [[(0.5, 1.0), (0.25, 0.75)], [(0.0, 0.5), (0.5, 1.0), (0.25, 0.75)]])
+def test_frames_lie_round_the_part_in_each_picture(part):
+    sides = [8] * len(part)
+    image = torch.zeros(1, *sides)
+    image[(0, *[slice(round(8 * begin), round(8 * end)) for begin, end in part])] = 1
+
+    stacks, boxes = planes(image), frames(part)
+
+    assert len(stacks) == len(boxes)
+    for stack, frame in zip(stacks, boxes, strict=True):
+        rows, columns = (8 * frame["top"] / 100, 8 * frame["left"] / 100)
+        inside = torch.zeros(8, 8, dtype=torch.bool)
+        inside[
+            round(rows) : round(rows + 0.08 * frame["height"]), round(columns) : round(columns + 0.08 * frame["width"])
+        ] = True
+        assert torch.equal(stack.amax(dim=(0, 1)) > 0, inside)

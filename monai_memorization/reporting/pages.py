@@ -131,6 +131,7 @@ class GalleryPair:
         near_identical: Whether the two agree pixel by pixel.
         synthetic: (C, *spatial) in [0, 1], two or three spatial dimensions.
         training: The same shape and range.
+        part: Where the part that matches begins and ends along each axis, as shares of the side; None for the whole.
     """
 
     synthetic_id: str
@@ -143,6 +144,7 @@ class GalleryPair:
     near_identical: bool
     synthetic: Tensor
     training: Tensor
+    part: Sequence[tuple[float, float]] | None = None
 
 
 def write_gallery_page(pairs: Sequence[GalleryPair], path: Path) -> None:
@@ -172,7 +174,8 @@ def write_gallery_page(pairs: Sequence[GalleryPair], path: Path) -> None:
 
 
 def _planes(pair: GalleryPair) -> list[dict[str, Any]]:
-    both = zip(pictures.planes(pair.synthetic), pictures.planes(pair.training), strict=True)
+    both = list(zip(pictures.planes(pair.synthetic), pictures.planes(pair.training), strict=True))
+    frames = [] if pair.part is None else pictures.frames(pair.part)
     return [
         {
             "height": synthetic.shape[2],
@@ -181,8 +184,9 @@ def _planes(pair: GalleryPair) -> list[dict[str, Any]]:
             "synthetic": pictures.picture(pictures.strip(synthetic)),
             "training": pictures.picture(pictures.strip(training)),
             "difference": pictures.difference_picture(pictures.strip(synthetic), pictures.strip(training)),
+            "frame": frames[i * len(frames) // len(both)] if frames else None,
         }
-        for synthetic, training in both
+        for i, (synthetic, training) in enumerate(both)
     ]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -40,6 +41,27 @@ def _slices(volume: Tensor, axis: int) -> Tensor:
     shown = list(range(half % step, side, step))
     # canonical axes run to the right, to the front and up, pictures run down: the last of two axes becomes the height
     return volume.movedim(axis, 0)[shown].transpose(2, 3).flip(2)
+
+
+def frames(part: Sequence[tuple[float, float]]) -> list[dict[str, float]]:
+    """Return where a part of an image lies in its pictures, one frame for each stack of :func:`planes`.
+
+    Args:
+        part: where it begins and ends along each axis, as shares of the side.
+
+    Returns:
+        left, top, width and height, in percent.
+    """
+    if len(part) == 2:
+        rows, columns = part
+        return [_frame(columns, rows)]
+    across = [[part[axis] for axis in range(3) if axis != cut] for cut in range(3)]
+    return [_frame(first, (1 - last[1], 1 - last[0])) for first, last in across]
+
+
+def _frame(columns: tuple[float, float], rows: tuple[float, float]) -> dict[str, float]:
+    (left, right), (top, bottom) = columns, rows
+    return {"left": 100 * left, "top": 100 * top, "width": 100 * (right - left), "height": 100 * (bottom - top)}
 
 
 def strip(stack: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ def compose_report(
     """
     recall = findings.power.working_recall
     calibrated = asdict(findings.calibrated) | {"near_identical_threshold": CORRELATION, "strata": findings.strata}
+    calibrated["n_partial"] = int((findings.flags.copy_candidate & (findings.window >= 0)).sum())
     if not embedded["training"].images.has_patients:
         calibrated |= {"n_mem_patients": None, "n_mem_patients_expected_false": None, "mem_patients_rate": None}
     deficit = findings.calibrated.alpha_attained - findings.calibrated.flagged_rate

@@ -46,6 +46,7 @@ class Findings:
     Args:
         similarity: a(s), the score of each synthetic image, (n_S,).
         match: position of the training image that gives it, int64 (n_S,).
+        window: the part of the synthetic image that matches, -1 for the whole, int64 (n_S,).
         validation_similarity: a(v), (n_V,).
         flags: p-values, candidates and FDR list.
         identical: position of a near-identical training image or -1, int64 (n_S,).
@@ -61,6 +62,7 @@ class Findings:
 
     similarity: Tensor
     match: Tensor
+    window: Tensor
     validation_similarity: Tensor
     flags: Flags
     identical: Tensor
@@ -96,8 +98,8 @@ def measure(
     calibration = embedded.get("reconstructed_validation", validation)
     alpha, q, seed = settings["alpha"], settings["q"], settings["seed"]
     with timed(seconds, "search"):
-        validation_similarity, validation_match = score_embedded(calibration, training)
-        similarity, match = score_embedded(synthetic, training)
+        validation_similarity, validation_match, _ = score_embedded(calibration, training)
+        similarity, match, window = score_embedded(synthetic, training)
         identical = near_identical(synthetic, training, encoder.preparation)[1]
     strata = stratify(
         calibration.images.patient_ids, len(synthetic), calibration.images.labels, synthetic.images.labels
@@ -137,6 +139,7 @@ def measure(
     return Findings(
         similarity,
         match,
+        window,
         validation_similarity,
         flags,
         identical,
@@ -190,7 +193,7 @@ def _measure_power(
         index = torch.tensor(originals(reconstructed.images, training.images))
         kept = (index >= 0) & ~level[index].isnan()
         if kept.any():
-            scores, match = score_embedded(reconstructed, training)
+            scores, match, _ = score_embedded(reconstructed, training)
             recalls.append(measure_reconstructions(scores[kept], match[kept], index[kept], level[index[kept]]))
     return recalls
 

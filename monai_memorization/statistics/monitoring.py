@@ -39,7 +39,7 @@ def measure_monitored(
         n_copies, copy_rate, n_mem and mem_rate of the calibrated protocol; paper_n_copies, paper_n_mem and tau of the
         paper protocol.
     """
-    similarity, match = score_vectors(vectors, structure, training)
+    similarity, match, _ = score_vectors(vectors, structure, training)
     strata = stratify(validation.images.patient_ids, len(vectors))
     flags = flag(validation_similarity, similarity, strata, alpha=alpha, q=q)
     calibrated = measure_calibrated(

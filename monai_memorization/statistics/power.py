@@ -118,7 +118,7 @@ def choose_plants(n_training: int, seed: int, n: int = N_PLANTS) -> Tensor:
 
 
 def measure_power(
-    score: Callable[[Tensor], tuple[Tensor, Tensor]],
+    score: Callable[[Tensor], tuple[Tensor, ...]],
     images: Tensor,
     index: Tensor,
     threshold: Tensor,
@@ -141,7 +141,7 @@ def measure_power(
     recalls, n = [], len(images)
     cells = plant(images, families, seed)
     while group := list(islice(cells, CELLS_AT_ONCE)):
-        scores, match = score(torch.cat([copies for _, _, copies in group]))
+        scores, match = score(torch.cat([copies for _, _, copies in group]))[:2]
         for (family, strength, _), cell in zip(group, zip(scores.split(n), match.split(n), strict=True), strict=True):
             found = _found(*cell, index, threshold)
             recalls.append(Recall(family.name, strength, n, *found, family.seen_in_training, family.whole))
