@@ -175,7 +175,7 @@ def _gallery_pairs(
     synthetic, training = embedded["synthetic"].images, embedded["training"].images
     pairs = []
     identical = findings.identical >= 0
-    order = torch.where(identical, 2.0, findings.similarity).argsort(descending=True, stable=True)
+    order = torch.where(identical, 2.0, findings.score).argsort(descending=True, stable=True)
     for i in order[: max(N_GALLERY_PAIRS, int(identical.sum()))].tolist():
         match = int(findings.identical[i] if identical[i] else findings.match[i])
         pairs.append(
@@ -183,7 +183,7 @@ def _gallery_pairs(
                 synthetic.image_ids[i],
                 training.image_ids[match],
                 training.patient_ids[match],
-                float(findings.similarity[i]),
+                float(findings.score[i]),
                 float(findings.flags.p_value[i]),
                 bool(findings.flags.copy_candidate[i]),
                 bool(findings.flags.in_fdr_list[i]),

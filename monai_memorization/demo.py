@@ -26,7 +26,7 @@ from monai_memorization.images.cohort import write_cohort
 from monai_memorization.images.preparation import choose_preparation, read_prepared
 from monai_memorization.images.sets import read_image_set
 from monai_memorization.progress import progress
-from monai_memorization.reporting.formats import count, duration, similarity
+from monai_memorization.reporting.formats import correlation, count, duration
 from monai_memorization.reporting.sentences import verdict_label
 
 MARK = "demo.json"
@@ -218,7 +218,7 @@ def _table(reports: Mapping[str, Mapping[str, Any]], settings: DemoSettings) -> 
 
 
 _ROWS = {
-    "tau": lambda r: similarity(r["paper_protocol"]["tau"]),
+    "tau": lambda r: correlation(r["paper_protocol"]["tau"]),
     "N_mem, training images memorized (paper protocol)": lambda r: _share(r, "paper_protocol", "n_mem", "training"),
     "N_copies, synthetic images that are copies (same)": lambda r: _share(r, "paper_protocol", "n_copies", "synthetic"),
     "copy candidates (calibrated protocol)": lambda r: _share(r, "calibrated", "n_copies", "synthetic"),

@@ -188,7 +188,7 @@ class MemorizationHandler:
             drawn = ranks.gather(self._draw_and_embed(seeds, _device(self.device, engine)))
             if ranks.rank == 0:
                 vectors, structure = (torch.cat(parts) for parts in zip(*chain(*drawn), strict=True))
-                real = self._training, self._validation, self._validation_similarity
+                real = self._training, self._validation, self._validation_score
                 metrics = measure_monitored(*real, vectors, structure, alpha=self.alpha, seed=self.seed)
             metrics = ranks.share(metrics)
         engine.state.metrics.update(metrics)
@@ -219,7 +219,7 @@ class MemorizationHandler:
         write_leaks(leaks, self.output_dir / "leaks.csv")
         refuse_identical(leaks)
         self._training, self._validation = training, validation
-        self._validation_similarity = score_embedded(validation, training)[0]
+        self._validation_score = score_embedded(validation, training)[0]
         return encoder
 
     def _draw_and_embed(self, seeds: Sequence[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:

@@ -137,7 +137,7 @@ def all_null() -> dict[str, Any]:
     report["paper_protocol"] = dict.fromkeys(report["paper_protocol"])
     report["controls"] = dict.fromkeys(report["controls"])
     report["encoder"] = dict.fromkeys(report["encoder"])
-    report["distributions"] = {"similarity": None, "p_values": None, "sorted_p_values": None, "accumulation": None}
+    report["distributions"] = {"score": None, "p_values": None, "sorted_p_values": None, "accumulation": None}
     report["power"], report["power_summary"] = [], dict.fromkeys(report["power_summary"])
     report["provenance"] = dict.fromkeys(report["provenance"])
     del report["sets"]["leaks"]
@@ -305,7 +305,7 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                 "training_steps": 4000,
             },
             "distributions": {
-                "similarity": {
+                "score": {
                     "edges": edges.tolist(),
                     "validation": np.histogram(validation, edges)[0].tolist(),
                     "synthetic": np.histogram(synthetic, edges)[0].tolist(),

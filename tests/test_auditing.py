@@ -42,7 +42,7 @@ KEYS = {
     "provenance": "versions,seed,device,image_list_sha256,encoder_sha256,scheduler,n_steps",
 }
 CELL = {"family", "strength", "n", "recall", "seen_in_training"}
-COLUMNS = "synthetic_id,training_id,training_patient_id,similarity,p_value,copy_candidate,in_fdr_list"
+COLUMNS = "synthetic_id,training_id,training_patient_id,similarity,p_value,copy_candidate,in_fdr_list,score"
 
 
 def write_sets(folder: Path, size=(32, 32), suffix=".png", n=N, copies=COPIES, name="image") -> dict[str, Path]:
@@ -109,7 +109,7 @@ def test_planted_copies_are_candidates_and_listed_with_their_original(audited):
         assert pair["synthetic_id"].endswith(f"_synthetic_{i:03}.png")
         assert pair["training_id"].endswith(f"_training_{i:03}.png")
         assert pair["training_patient_id"].endswith(f"training-{i // 2}")
-        assert (pair["similarity"], pair["p_value"]) == ("1.000000", f"{1 / (N + 1):.6f}")
+        assert (pair["similarity"], pair["score"], pair["p_value"]) == ("1.000000", "1.000000", f"{1 / (N + 1):.6f}")
         assert (pair["copy_candidate"], pair["in_fdr_list"]) == ("True", "True")
     assert sum(pair["copy_candidate"] == "True" for pair in pairs[COPIES:]) <= 0.2 * (N - COPIES)
 
@@ -142,7 +142,7 @@ def test_pairs_have_the_columns_order_and_decimals_of_the_design(audited, given)
 
     assert text.splitlines()[0] == COLUMNS
     assert ids == sorted(read_image_set(given["synthetic"], "synthetic").image_ids)
-    assert all(re.fullmatch(r"-?\d\.\d{6}", pair[key]) for pair in pairs for key in ("similarity", "p_value"))
+    assert all(re.fullmatch(r"-?\d\.\d{6}", pair[key]) for pair in pairs for key in ("similarity", "score", "p_value"))
 
 
 def test_report_agrees_with_the_tables(audited):
@@ -157,7 +157,7 @@ def test_report_agrees_with_the_tables(audited):
     assert calibrated["n_mem"] == len({pair["training_id"] for pair in candidates})
     assert calibrated["n_mem_patients"] == len({pair["training_patient_id"] for pair in candidates})
     assert all((float(pair["p_value"]) <= 0.05) == (pair in candidates) for pair in pairs)
-    assert all((float(pair["similarity"]) > calibrated["threshold"]) == (pair in candidates) for pair in pairs)
+    assert all((float(pair["score"]) > calibrated["threshold"]) == (pair in candidates) for pair in pairs)
     assert calibrated["fdr"]["n_copies"] == len(listed) == sum(int(row["n_listed"]) for row in memorized)
     assert calibrated["fdr"]["n_mem"] == len(memorized)
     assert calibrated["n_near_identical"] == len(read_table(output / "near_identical.csv"))

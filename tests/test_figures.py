@@ -11,8 +11,8 @@ from monai_memorization.reporting import figures
 
 
 def draw(name: str, scale: int = 1) -> str:
-    if name == "similarity":
-        return figures.similarity_histogram([0, 0.25, 0.5, 0.75, 1], [5, 9, 2, 0], [3 * scale, 0, 4, 8], 0.71)
+    if name == "score":
+        return figures.score_histogram([0, 0.25, 0.5, 0.75, 1], [5, 9, 2, 0], [3 * scale, 0, 4, 8], 0.71)
     if name == "p-values":
         return figures.p_value_histogram([0, 0.1, 0.5, 1], [40 * scale, 30, 10], 0.05)
     if name == "sorted":
@@ -20,7 +20,7 @@ def draw(name: str, scale: int = 1) -> str:
     return figures.accumulation_curve([10, 20, 30], [4, 7, 9 * scale], [1, 2])
 
 
-FIGURES = ["similarity", "p-values", "sorted", "accumulation"]
+FIGURES = ["score", "p-values", "sorted", "accumulation"]
 
 
 def texts(svg: str) -> list[str]:
@@ -60,14 +60,14 @@ def test_ids_do_not_repeat_from_figure_to_figure():
 
 
 def test_axes_and_lines_are_named():
-    assert {"similarity to the nearest training image", "threshold 0.710"} <= set(texts(draw("similarity")))
+    assert {"score (0: like everybody, 1: the same picture)", "threshold 0.710"} <= set(texts(draw("score")))
     assert {"p-value", "α = 0.05", "if nothing were copied"} <= set(texts(draw("p-values")))
     assert {"FDR line, q = 0.05", "rank, as a share of the set"} <= set(texts(draw("sorted")))
     assert {"images drawn", "training images matched"} <= set(texts(draw("accumulation")))
 
 
 def test_reconstructions_are_named_in_place_of_validation_images():
-    histogram = figures.similarity_histogram([0, 0.5, 1], [5, 9], [3, 4], calibration="reconstructed")
+    histogram = figures.score_histogram([0, 0.5, 1], [5, 9], [3, 4], calibration="reconstructed")
     curve = figures.accumulation_curve([10, 20], [4, 7], [1, 2], "reconstructed")
 
     assert "reconstructed → training" in texts(histogram)
@@ -76,14 +76,14 @@ def test_reconstructions_are_named_in_place_of_validation_images():
 
 
 def test_what_is_not_known_is_not_drawn():
-    svg = figures.similarity_histogram([0, 0.5, 1], [5, 9], [3, 4])
+    svg = figures.score_histogram([0, 0.5, 1], [5, 9], [3, 4])
 
     assert not any("threshold" in text or "τ" in text for text in texts(svg))
 
 
 def test_sets_of_different_size_are_drawn_as_shares():
-    few = figures.similarity_histogram([0, 0.5, 1], [1, 3], [1, 3])
-    many = figures.similarity_histogram([0, 0.5, 1], [1, 3], [1000, 3000])
+    few = figures.score_histogram([0, 0.5, 1], [1, 3], [1, 3])
+    many = figures.score_histogram([0, 0.5, 1], [1, 3], [1000, 3000])
 
     assert few == many
 
@@ -96,7 +96,7 @@ def test_curves_of_nothing_stand_on_whole_numbers():
 
 
 def test_empty_counts_are_drawn():
-    assert "<svg" in figures.similarity_histogram([0, 0.5, 1], [0, 0], [1, 3])
+    assert "<svg" in figures.score_histogram([0, 0.5, 1], [0, 0], [1, 3])
 
 
 def test_a_single_p_value_is_drawn():

@@ -53,7 +53,7 @@ def test_a_rate_never_reads_like_the_limit_that_it_differs_from(rate, limit):
 
 @given(st.floats(-1, 1 - 1e-6))
 def test_a_similarity_or_auc_below_one_never_reads_one(value):
-    assert float(formats.similarity(value)) < 1
+    assert float(formats.correlation(value)) < 1
     assert float(formats.decimal(value)) < 1
 
 
@@ -61,7 +61,7 @@ def test_a_similarity_or_auc_below_one_never_reads_one(value):
     ("value", "text"), [(0.735, "0.735"), (0.98765, "0.988"), (0.9951, "0.9951"), (0.99931, "0.99931"), (1.0, "1.000")]
 )
 def test_similarities_near_one_keep_the_digits_that_tell_them_apart(value, text):
-    assert formats.similarity(value) == text
+    assert formats.correlation(value) == text
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_moments_read_as_dates_where_they_are(created, text):
         "percent",
         "percent_interval",
         "plain",
-        "similarity",
+        "correlation",
         "size",
     ],
 )

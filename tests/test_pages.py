@@ -127,7 +127,7 @@ def test_report_is_not_changed(tmp_path):
 def test_reader_meets_the_verdict_first_and_the_glossary_last(pages):
     order = re.findall(r'<h2 id="([\w-]+)">', pages["copies_found"])
 
-    assert order[:5] == ["verdict", "counts", "similarity", "p-values", "power"]
+    assert order[:5] == ["verdict", "counts", "scores", "p-values", "power"]
     assert order[-3:] == ["limits", "audited", "glossary"]
     assert order.index("counts") < order.index("paper")
     assert "not a privacy guarantee" in pages["copies_found"].split('id="counts"')[0]
@@ -362,14 +362,14 @@ def test_page_that_cannot_be_written_is_one_clear_error(tmp_path):
 # --- gallery ---
 
 
-def pair(name: str, similarity: float, **changes: Any) -> GalleryPair:
+def pair(name: str, score: float, **changes: Any) -> GalleryPair:
     image = torch.linspace(0, 1, 12).reshape(1, 3, 4)
     return GalleryPair(
         **{
             "synthetic_id": f"{name}.png",
             "training_id": f"training/{name}.png",
             "training_patient_id": f"patient-{name}",
-            "similarity": similarity,
+            "score": score,
             "p_value": 1 / 61,
             "copy_candidate": True,
             "in_fdr_list": False,
@@ -406,12 +406,10 @@ def test_order_of_the_pairs_does_not_matter(tmp_path):
     assert gallery(pairs, tmp_path) == gallery(pairs[::-1], tmp_path)
 
 
-def test_similarity_and_p_value_are_said_in_words(tmp_path):
+def test_score_and_p_value_are_said_in_words(tmp_path):
     text = Page(gallery([pair("a", 0.98765)], tmp_path)).text
 
-    assert (
-        "Similarity 0.988. Of honest images about 1 in 61 would come this close to a training image by chance" in text
-    )
+    assert "Score 0.988. Of honest images about 1 in 61 would come this close to a training image by chance" in text
 
 
 def test_gallery_defines_copy_candidate_and_copy(tmp_path):

@@ -107,7 +107,7 @@ def pairs(n: int, **changes: object) -> list[GalleryPair]:
                 "synthetic_id": f"sample_{i:04d}.png",
                 "training_id": f"scan-{i}.png",
                 "training_patient_id": f"patient-{i}",
-                "similarity": 0.99 - i / 10_000,
+                "score": 0.99 - i / 10_000,
                 "p_value": 1 / 61,
                 "copy_candidate": True,
                 "in_fdr_list": True,
@@ -230,7 +230,7 @@ def test_decisions_by_mouse_are_counted_and_exported(gallery, page, tmp_path):
     assert counters(page) == ["All 3", "Undecided 1", "Confirmed 1", "Rejected 1", "Unsure 0"]
     assert page.get_by_role("status").inner_text() == "2 of 3 pairs decided"
     assert exported(page, tmp_path) == [
-        ["synthetic_id", "training_id", "similarity", "p_value", "decision"],
+        ["synthetic_id", "training_id", "score", "p_value", "decision"],
         ["sample_0000.png", "scan-0.png", "0.990000", "0.016393", "confirmed"],
         ["sample_0001.png", "scan-1.png", "0.989900", "0.016393", "undecided"],
         ["sample_0002.png", "scan-2.png", "0.989800", "0.016393", "rejected"],
@@ -311,7 +311,7 @@ def test_deciding_the_undecided_walks_through_them(gallery, page):
 def test_hostile_file_names_do_nothing_and_come_back_unchanged(page, tmp_path):
     names = [HOSTILE, 'a,"b"\n<b>.png', "</li></ol><script>document.title='owned'</script>", "javascript:alert(1)"]
     images = [
-        pairs(1, synthetic_id=name, training_id=name + "t", training_patient_id=name, similarity=0.9 - i / 10)[0]
+        pairs(1, synthetic_id=name, training_id=name + "t", training_patient_id=name, score=0.9 - i / 10)[0]
         for i, name in enumerate(names)
     ]
     write_gallery_page(images, tmp_path / "gallery.html")

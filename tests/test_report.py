@@ -56,16 +56,17 @@ def test_pairs_are_sorted_with_six_decimals(tmp_path):
         synthetic,
         TRAINING,
         torch.tensor([1.0, -0.5, 2 / 3]),
+        torch.tensor([0.9, 0.0, 1 / 3]),
         torch.tensor([2, 0, 1]),
         verdicts,
         tmp_path / "pairs.csv",
     )
 
     assert (tmp_path / "pairs.csv").read_text() == (
-        "synthetic_id,training_id,training_patient_id,similarity,p_value,copy_candidate,in_fdr_list\n"
-        "s1,t1,p1,0.666667,0.250000,True,True\n"
-        "s10,t0,p0,-0.500000,1.000000,False,False\n"
-        "s2,t2,p1,1.000000,0.333333,True,False\n"
+        "synthetic_id,training_id,training_patient_id,similarity,p_value,copy_candidate,in_fdr_list,score\n"
+        "s1,t1,p1,0.666667,0.250000,True,True,0.333333\n"
+        "s10,t0,p0,-0.500000,1.000000,False,False,0.000000\n"
+        "s2,t2,p1,1.000000,0.333333,True,False,0.900000\n"
     )
 
 
@@ -104,6 +105,7 @@ def test_awkward_names_survive_in_the_tables(tmp_path):
         embeddings("synthetic", names),
         training,
         torch.ones(3),
+        torch.ones(3),
         torch.arange(3),
         flags([1, 1, 1], [True] * 3, [True] * 3),
         tmp_path / "pairs.csv",
@@ -131,27 +133,27 @@ def test_set_is_counted():
     assert (unknown["n_patients"], unknown["patients_known"], unknown["n_unreadable"]) == (None, False, 1)
 
 
-similarities = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=40)
+scores = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=40)
 
 
-@given(validation=similarities, synthetic=similarities)
+@given(validation=scores, synthetic=scores)
 def test_every_value_lands_in_a_bin(validation, synthetic):
     p_value = torch.linspace(0.01, 1, len(synthetic), dtype=torch.float64)
 
     bins = describe_distributions(torch.tensor(validation), torch.tensor(synthetic), p_value)
 
-    assert sum(bins["similarity"]["validation"]) == len(validation)
-    assert sum(bins["similarity"]["synthetic"]) == len(synthetic)
+    assert sum(bins["score"]["validation"]) == len(validation)
+    assert sum(bins["score"]["synthetic"]) == len(synthetic)
     assert sum(bins["p_values"]["synthetic"]) == len(synthetic)
-    assert len(bins["similarity"]["edges"]) == len(bins["similarity"]["synthetic"]) + 1
+    assert len(bins["score"]["edges"]) == len(bins["score"]["synthetic"]) + 1
     assert bins["sorted_p_values"] == sorted(bins["sorted_p_values"])
     json.dumps(bins, allow_nan=False)
 
 
-def test_similarity_a_rounding_error_above_one_is_binned():
+def test_score_a_rounding_error_above_one_is_binned():
     bins = describe_distributions(torch.tensor([0.5]), torch.tensor([1.0000001]), torch.tensor([0.5]))
 
-    assert sum(bins["similarity"]["synthetic"]) == 1
+    assert sum(bins["score"]["synthetic"]) == 1
 
 
 def test_hash_of_a_list_follows_names_contents_and_order():

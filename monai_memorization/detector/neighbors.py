@@ -65,6 +65,11 @@ def standardize(vectors: Tensor, name: str = "vectors") -> Tensor:
     return standardized
 
 
+def paired(first: Tensor, second: Tensor) -> Tensor:
+    """Return the similarity of each row of one set of embeddings, (N, D), to the same row of another, float32 (N,)."""
+    return (standardize(first).double() * standardize(second).double()).sum(dim=1).float()
+
+
 @torch.no_grad()
 def nearest(
     query: Tensor,

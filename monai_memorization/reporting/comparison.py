@@ -148,7 +148,7 @@ def _recalls_of(report: Report, group: str) -> dict[str, float | None]:
 
 # words of the glossary that the page's sentences use besides those of its rows
 TERMS = {"training set", "validation set", "synthetic set", "encoder", "alpha", "p-value", "planted copy"}
-TERMS |= {"confidence interval", "honest image", "similarity"}
+TERMS |= {"confidence interval", "honest image", "score", "similarity"}
 _INTERVALS = (("calibrated", "copy_rate_ci"), ("controls", "gap_auc_ci"))
 _SETS = {"training": "training set", "validation": "validation set"}
 
@@ -180,7 +180,7 @@ def _differences(before: Report, after: Report) -> list[tuple[bool, str]]:
         ),
         (
             _same_encoder(before, after) is False,
-            "The encoders differ: similarities, thresholds and recall are on different scales.",
+            "The encoders differ: scores, thresholds and recall are on different scales.",
         ),
         (
             alphas[0] != alphas[1],

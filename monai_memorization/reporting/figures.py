@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from monai_memorization.reporting.formats import similarity
+from monai_memorization.reporting.formats import correlation
 
 # Okabe and Ito's blue and vermilion: told apart by colour-blind readers, and in grey by filling against line
 VALIDATION = "#0072b2"
@@ -42,7 +42,7 @@ _STYLE = {
 }
 
 
-def similarity_histogram(
+def score_histogram(
     edges: Sequence[float],
     validation: Sequence[float],
     synthetic: Sequence[float],
@@ -52,10 +52,10 @@ def similarity_histogram(
     """Draw how similar each image is to its nearest training image, validation and synthetic set in one frame.
 
     Args:
-        edges: The n + 1 edges of the bins, similarities.
+        edges: The n + 1 edges of the bins, scores.
         validation: n counts of validation images.
         synthetic: n counts of synthetic images.
-        threshold: Similarity above which an image is a copy candidate; None where there is none.
+        threshold: Score above which an image is a copy candidate; None where there is none.
         calibration: What the validation images are called in the legend.
 
     Returns:
@@ -68,26 +68,24 @@ def similarity_histogram(
         axes.stairs(_shares(synthetic), edges, color=SYNTHETIC, linewidth=2, label="synthetic → training")
         if threshold is not None:
             axes.axvline(
-                threshold, color=INK, linewidth=1.5, linestyle="--", label=f"threshold {similarity(threshold)}"
+                threshold, color=INK, linewidth=1.5, linestyle="--", label=f"threshold {correlation(threshold)}"
             )
-        axes.set(xlabel="similarity to the nearest training image", ylabel="share of the set")
+        axes.set(xlabel="score (0: like everybody, 1: the same picture)", ylabel="share of the set")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
-    return _svg(
-        draw, f"Histogram of the similarity to the nearest training image, for {calibration} and for synthetic images."
-    )
+    return _svg(draw, f"Histogram of the scores, for {calibration} and for synthetic images.")
 
 
 @dataclass(frozen=True)
-class Similarities:
+class Scores:
     """How similar the images of one audit are to their nearest training image.
 
     Args:
-        edges: The n + 1 edges of the bins, similarities.
+        edges: The n + 1 edges of the bins, scores.
         validation: n counts of validation images.
         synthetic: n counts of synthetic images.
-        threshold: Similarity above which an image is a copy candidate; None where there is none.
+        threshold: Score above which an image is a copy candidate; None where there is none.
     """
 
     edges: Sequence[float]
@@ -96,12 +94,10 @@ class Similarities:
     threshold: float | None = None
 
 
-def two_similarity_histograms(
-    before: Similarities, after: Similarities, same_threshold: bool, calibration: str = "validation"
-) -> str:
-    """Draw the similarities of two audits in one frame.
+def two_score_histograms(before: Scores, after: Scores, same_threshold: bool, calibration: str = "validation") -> str:
+    """Draw the scores of two audits in one frame.
 
-    Bins of two audits differ in width, so each bar shows the share of its set per 0.01 of similarity.
+    Bins of two audits differ in width, so each bar shows the share of its set per 0.01 of the score.
 
     Args:
         before: First audit.
@@ -128,13 +124,13 @@ def two_similarity_histograms(
         for name, audit, _, color in audits:
             if audit.threshold is not None:
                 which, color = ("", INK) if same_threshold else (f" {name}", color)
-                label = f"threshold{which} {similarity(audit.threshold)}"
+                label = f"threshold{which} {correlation(audit.threshold)}"
                 axes.axvline(audit.threshold, color=color, linewidth=1.5, linestyle="--", label=label)
-        axes.set(xlabel="similarity to the nearest training image", ylabel="share of the set per 0.01")
+        axes.set(xlabel="score (0: like everybody, 1: the same picture)", ylabel="share of the set per 0.01")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
 
-    return _svg(draw, "Histograms of the similarity to the nearest training image, before and after, in one frame.")
+    return _svg(draw, "Histograms of the scores, before and after, in one frame.")
 
 
 def p_value_histogram(edges: Sequence[float], synthetic: Sequence[float], alpha: float | None = None) -> str:
@@ -230,7 +226,7 @@ def _shares(counts: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _densities(counts: Sequence[float], edges: Sequence[float]) -> NDArray[np.float64]:
-    """Share of the set per 0.01 of similarity."""
+    """Share of the set per 0.01 of the score."""
     return 0.01 * _shares(counts) / np.diff(edges)
 
 

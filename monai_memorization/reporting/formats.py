@@ -62,8 +62,8 @@ def decimal(value: float | None, digits: int = 2, limit: float = 1.0) -> str | N
     return f"{value:.{digits}f}"
 
 
-def similarity(value: float | None) -> str | None:
-    """Write a similarity: 0.735, and near 1 as many digits as tell two apart, 0.99931."""
+def correlation(value: float | None) -> str | None:
+    """Write a similarity or score: 0.735, and near 1 as many digits as tell two apart, 0.99931."""
     if not _known(value):
         return None
     digits = 3

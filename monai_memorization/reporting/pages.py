@@ -99,21 +99,21 @@ def write_comparison_page(before: Mapping[str, Any], after: Mapping[str, Any], p
 
 
 def _two_histograms(before: Mapping[str, Any], after: Mapping[str, Any]) -> Markup | None:
-    first, second = _similarities(before), _similarities(after)
+    first, second = _scores(before), _scores(after)
     if first is None or second is None:
         return None
     reconstructed = all(sentences.calibration_role(report) != "validation" for report in (before, after))
     calibration = "reconstructed" if reconstructed else "validation"
     same = comparison.same_threshold(before, after)
-    return Markup(figures.two_similarity_histograms(first, second, same, calibration))
+    return Markup(figures.two_score_histograms(first, second, same, calibration))
 
 
-def _similarities(report: Mapping[str, Any]) -> figures.Similarities | None:
-    bins = (report.get("distributions") or {}).get("similarity")
+def _scores(report: Mapping[str, Any]) -> figures.Scores | None:
+    bins = (report.get("distributions") or {}).get("score")
     if not bins:
         return None
     threshold = report["calibrated"]["threshold"]
-    return figures.Similarities(bins["edges"], bins["validation"], bins["synthetic"], threshold)
+    return figures.Scores(bins["edges"], bins["validation"], bins["synthetic"], threshold)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class GalleryPair:
         synthetic_id: Id of the synthetic image.
         training_id: Id of the training image.
         training_patient_id: Patient of the training image.
-        similarity: Correlation of their embeddings.
+        score: Of the synthetic image, in [0, 1].
         p_value: Conformal p-value of the synthetic image.
         copy_candidate: Whether the p-value is at most alpha.
         in_fdr_list: Whether the synthetic image is on the FDR list.
@@ -137,7 +137,7 @@ class GalleryPair:
     synthetic_id: str
     training_id: str
     training_patient_id: str
-    similarity: float
+    score: float
     p_value: float
     copy_candidate: bool
     in_fdr_list: bool
@@ -158,7 +158,7 @@ def write_gallery_page(pairs: Sequence[GalleryPair], path: Path) -> None:
         InputError: The file cannot be written.
     """
     script = environment().get_template("gallery.js").render()
-    ordered = sorted(pairs, key=lambda pair: (-pair.similarity, pair.synthetic_id, pair.training_id))
+    ordered = sorted(pairs, key=lambda pair: (-pair.score, pair.synthetic_id, pair.training_id))
     html = (
         environment()
         .get_template("gallery.html.j2")
@@ -192,7 +192,7 @@ def _planes(pair: GalleryPair) -> list[dict[str, Any]]:
 
 def _content_hash(pairs: Sequence[GalleryPair]) -> str:
     """Tell one gallery from another, so that the decisions a browser keeps are never shown with other pairs."""
-    content = [(pair.synthetic_id, pair.training_id, f"{pair.similarity:.6f}", f"{pair.p_value:.6f}") for pair in pairs]
+    content = [(pair.synthetic_id, pair.training_id, f"{pair.score:.6f}", f"{pair.p_value:.6f}") for pair in pairs]
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
@@ -200,11 +200,11 @@ def _figures(report: Mapping[str, Any], calibration: str) -> dict[str, Markup]:
     """Draw what the report has numbers for; the SVG comes from matplotlib and numbers only, hence safe."""
     distributions, calibrated = report.get("distributions") or {}, report["calibrated"]
     svg = {}
-    if similarity := distributions.get("similarity"):
-        svg["similarity"] = figures.similarity_histogram(
-            similarity["edges"],
-            similarity["validation"],
-            similarity["synthetic"],
+    if score := distributions.get("score"):
+        svg["score"] = figures.score_histogram(
+            score["edges"],
+            score["validation"],
+            score["synthetic"],
             calibrated.get("threshold"),
             calibration,
         )

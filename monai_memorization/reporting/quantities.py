@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from monai_memorization.reporting.formats import (
+    correlation,
     count,
     decimal,
     decimal_interval,
     percent,
     percent_interval,
     say,
-    similarity,
 )
 from monai_memorization.reporting.sentences import false_alarms_expected
 
@@ -138,7 +138,7 @@ QUANTITIES: dict[str, list[Quantity]] = {
                 percent(r["calibrated"]["alpha_attained"]), percent_interval(r["calibrated"]["false_alarm_rate_ci"])
             ),
         ),
-        Quantity("Threshold", "threshold", lambda r: Entry(similarity(r["calibrated"]["threshold"]), "similarity")),
+        Quantity("Threshold", "threshold", lambda r: Entry(correlation(r["calibrated"]["threshold"]), "score")),
         Quantity(
             "Recall of planted copies",
             "recall",
@@ -180,6 +180,6 @@ QUANTITIES: dict[str, list[Quantity]] = {
             "size-matched rate",
             lambda r: Entry(percent(r["paper_protocol"]["mem_rate_matched"]), "about 5 % if nothing were copied"),
         ),
-        Quantity("Threshold τ", "tau", lambda r: Entry(similarity(r["paper_protocol"]["tau"]), "similarity")),
+        Quantity("Threshold τ", "tau", lambda r: Entry(correlation(r["paper_protocol"]["tau"]), "similarity")),
     ],
 }

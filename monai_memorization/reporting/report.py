@@ -21,6 +21,7 @@ from monai_memorization.detector.embeddings import Embeddings
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.leaks import Leak
 from monai_memorization.detector.near_identical import CORRELATION
+from monai_memorization.detector.neighbors import paired
 from monai_memorization.detector.shards import hash_weights
 from monai_memorization.files import write_text
 from monai_memorization.statistics.conformal import Flags
@@ -72,9 +73,7 @@ def compose_report(
         "power": [asdict(cell) for cell in findings.recalls],
         "power_summary": asdict(findings.power),
         "encoder": encoder.settings | {"training_steps": encoder.training_steps},
-        "distributions": describe_distributions(
-            findings.validation_similarity, findings.similarity, findings.flags.p_value
-        )
+        "distributions": describe_distributions(findings.validation_score, findings.score, findings.flags.p_value)
         | {"accumulation": findings.accumulation},
         "provenance": describe_run(embedded, encoder, settings, seconds),
     }
@@ -83,8 +82,9 @@ def compose_report(
 def write_tables(findings: Findings, embedded: Mapping[str, Embeddings], folder: Path) -> None:
     """Write pairs.csv, memorized.csv and near_identical.csv, which name images and stay inside."""
     synthetic, training = embedded["synthetic"], embedded["training"]
-    similarity, match, flags = findings.similarity, findings.match, findings.flags
-    write_pairs(synthetic, training, similarity, match, flags, folder / "pairs.csv")
+    match, flags = findings.match, findings.flags
+    similarity = paired(synthetic.vectors, training.vectors[match])
+    write_pairs(synthetic, training, similarity, findings.score, match, flags, folder / "pairs.csv")
     write_memorized(training, similarity, match, flags.in_fdr_list, folder / "memorized.csv")
     write_near_identical(synthetic, training, findings.identical, folder / "near_identical.csv")
 
@@ -119,7 +119,7 @@ def describe_leaks(leaks: Sequence[Leak], training: Embeddings, validation: Embe
 
 
 def describe_distributions(validation: Tensor, synthetic: Tensor, p_value: Tensor) -> dict[str, Any]:
-    """Bin similarities and p-values for the figures of the report, so that the page needs nothing but the report.
+    """Bin scores and p-values for the figures of the report, so that the page needs nothing but the report.
 
     Args:
         validation: a(v), (n_V,).
@@ -127,14 +127,14 @@ def describe_distributions(validation: Tensor, synthetic: Tensor, p_value: Tenso
         p_value: p(s), (n_S,).
 
     Returns:
-        `similarity`, `p_values` and `sorted_p_values`.
+        `score`, `p_values` and `sorted_p_values`.
     """
     both = torch.cat([validation, synthetic]).double()
     edges = torch.linspace(float(both.min()) - 1e-6, max(1.0, float(both.max())), N_BINS + 1, dtype=torch.float64)
     p_edges = torch.linspace(0, 1, 21, dtype=torch.float64)
     quantiles = torch.linspace(0, 1, min(N_QUANTILES, len(p_value)), dtype=torch.float64)
     return {
-        "similarity": {
+        "score": {
             "edges": edges.tolist(),
             "validation": _counts(validation, edges),
             "synthetic": _counts(synthetic, edges),
@@ -180,14 +180,21 @@ def write_report(report: Mapping[str, Any], path: Path) -> None:
 
 
 def write_pairs(
-    synthetic: Embeddings, training: Embeddings, similarity: Tensor, match: Tensor, flags: Flags, path: Path
+    synthetic: Embeddings,
+    training: Embeddings,
+    similarity: Tensor,
+    score: Tensor,
+    match: Tensor,
+    flags: Flags,
+    path: Path,
 ) -> None:
     """Write pairs.csv: each synthetic image, its nearest training image and what the audit says of the pair.
 
     Args:
         synthetic: n_S images.
         training: n_T images.
-        similarity: to the nearest training image, (n_S,).
+        similarity: of each synthetic image to its match, (n_S,).
+        score: of each synthetic image, (n_S,).
         match: position of that image, int64 (n_S,).
         flags: of the calibrated protocol.
         path: file to write.
@@ -202,6 +209,7 @@ def write_pairs(
             "p_value": flags.p_value.numpy(),
             "copy_candidate": flags.copy_candidate.numpy(),
             "in_fdr_list": flags.in_fdr_list.numpy(),
+            "score": score.double().numpy(),
         }
     )
     write_text(path, table.sort_values("synthetic_id").to_csv(index=False, float_format="%.6f"))

@@ -25,7 +25,7 @@ _FORMATS = (
     formats.percent,
     formats.percent_interval,
     formats.plain,
-    formats.similarity,
+    formats.correlation,
     formats.size,
     formats.words,
 )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the similarities mean: both protocols, power and verdict, on plain tensors."""
+"""What the scores mean: both protocols, power and verdict, on plain tensors."""

@@ -97,7 +97,7 @@ def flag(validation: Tensor, synthetic: Tensor, strata: Sequence[Stratum], *, al
     """Give each synthetic image its p-value within its stratum, and its place among the candidates and the listed.
 
     Args:
-        validation: a(v), similarity to the nearest training image, (n_V,).
+        validation: a(v), scores of the validation images, (n_V,).
         synthetic: a(s), (n_S,).
         strata: from `stratify`; every synthetic image is in exactly one.
         alpha: level of the copy candidates.
@@ -140,7 +140,7 @@ def p_values(validation: Tensor, synthetic: Tensor, n_patients: int | None = Non
     while G is a share of images. With one image per patient it is the usual (1 + #) / (n_V + 1).
 
     Args:
-        validation: a(v), similarity to the nearest training image, (n_V,).
+        validation: a(v), scores of the validation images, (n_V,).
         synthetic: a(s), (n_S,).
         n_patients: P; n_V where patients are unknown.
 
@@ -189,7 +189,7 @@ def threshold(validation: Tensor, alpha: float, n_patients: int | None = None) -
         n_patients: P; n_V where patients are unknown.
 
     Returns:
-        A similarity; infinite where P < 1/alpha - 1, as then no image can be flagged.
+        A score; infinite where P < 1/alpha - 1, as then no image can be flagged.
 
     Raises:
         InputError: no validation images, P outside 1..n_V, or alpha outside (0, 1).
@@ -238,7 +238,7 @@ def attained_rank(alpha: float, n_patients: int, n_validation: int | None = None
 def alpha_attained(alpha: float, n_patients: int, n_validation: int | None = None) -> float:
     """Level that the validation set attains: the largest p-value not above alpha, r / (P + 1) with r = `attained_rank`.
 
-    Bounds the mean false-alarm rate: p(s) is at least the share of similarities >= a(s) among all P + 1 exchangeable
+    Bounds the mean false-alarm rate: p(s) is at least the share of scores >= a(s) among all P + 1 exchangeable
     patients, its own included, and such a share is <= t with probability t at most. With one image per patient it is
     k / (P + 1), k = floor(alpha (P + 1)), as in design section 3.2; with several the p-values are finer, and
     k / (P + 1) is no bound (docs/method.md).

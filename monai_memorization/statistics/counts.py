@@ -53,7 +53,7 @@ class Calibrated:
         alpha: level of the copy candidates.
         alpha_attained: level that the number of validation patients attains, weighted by label where p-values are.
         false_alarm_rate_ci: 95 % interval of the false-alarm rate that this validation set gives.
-        threshold: similarity above which an image is a candidate; null where it differs by label or none can be.
+        threshold: score above which an image is a candidate; null where it differs by label or none can be.
         n_copies: copy candidates, of n_synthetic.
         flagged_rate: n_copies / n_synthetic.
         expected_false_copies: candidates expected by chance, alpha_attained (1 - copy_rate) n_synthetic.

@@ -44,10 +44,10 @@ class Findings:
     """What an audit found, before it is written down.
 
     Args:
-        similarity: a(s), the score of each synthetic image, (n_S,).
+        score: a(s), the score of each synthetic image, (n_S,).
         match: position of the training image that gives it, int64 (n_S,).
         window: the part of the synthetic image that matches, -1 for the whole, int64 (n_S,).
-        validation_similarity: a(v), (n_V,).
+        validation_score: a(v), (n_V,).
         flags: p-values, candidates and FDR list.
         identical: position of a near-identical training image or -1, int64 (n_S,).
         recalls: the power test.
@@ -60,10 +60,10 @@ class Findings:
         verdict: the verdict.
     """
 
-    similarity: Tensor
+    score: Tensor
     match: Tensor
     window: Tensor
-    validation_similarity: Tensor
+    validation_score: Tensor
     flags: Flags
     identical: Tensor
     recalls: list[Recall]
@@ -98,21 +98,21 @@ def measure(
     calibration = embedded.get("reconstructed_validation", validation)
     alpha, q, seed = settings["alpha"], settings["q"], settings["seed"]
     with timed(seconds, "search"):
-        validation_similarity, validation_match, _ = score_embedded(calibration, training)
-        similarity, match, window = score_embedded(synthetic, training)
+        validation_score, validation_match, _ = score_embedded(calibration, training)
+        score, match, window = score_embedded(synthetic, training)
         identical = near_identical(synthetic, training, encoder.preparation)[1]
     strata = stratify(
         calibration.images.patient_ids, len(synthetic), calibration.images.labels, synthetic.images.labels
     )
-    flags = flag(validation_similarity, similarity, strata, alpha=alpha, q=q)
+    flags = flag(validation_score, score, strata, alpha=alpha, q=q)
     with timed(seconds, "power"):
-        thresholds = {s.label: threshold(validation_similarity[s.validation], alpha, s.n_patients) for s in strata}
+        thresholds = {s.label: threshold(validation_score[s.validation], alpha, s.n_patients) for s in strata}
         recalls = _measure_power(encoder, embedded, thresholds, settings)
         power = summarize_power(recalls)
     with timed(seconds, "statistics"):
         calibrated = measure_calibrated(
             flags,
-            validation_similarity,
+            validation_score,
             match,
             training.images.patient_ids,
             strata,
@@ -135,12 +135,12 @@ def measure(
         reconstructed=settings["reconstructed"],
         has_patient_ids=training.images.has_patients and calibration.images.has_patients,
     )
-    accumulation = _accumulation(match, flags, calibration, validation_similarity, validation_match, thresholds)
+    accumulation = _accumulation(match, flags, calibration, validation_score, validation_match, thresholds)
     return Findings(
-        similarity,
+        score,
         match,
         window,
-        validation_similarity,
+        validation_score,
         flags,
         identical,
         recalls,
@@ -227,14 +227,14 @@ def _accumulation(
     match: Tensor,
     flags: Flags,
     calibration: Embeddings,
-    validation_similarity: Tensor,
+    validation_score: Tensor,
     validation_match: Tensor,
     thresholds: Mapping[str | None, float],
 ) -> dict[str, Any]:
     """Count training images matched as images are drawn, by candidates and by as many false ones of validation."""
     drawn, matched = accumulation_curve(match, flags.copy_candidate)
     false_drawn, false_matched = accumulation_curve(
-        validation_match, validation_similarity > own_thresholds(calibration.images, thresholds)
+        validation_match, validation_score > own_thresholds(calibration.images, thresholds)
     )
     common = drawn[drawn <= len(calibration)]
     return {

@@ -15,7 +15,7 @@ from monai_memorization.statistics.paper_protocol import measure_paper_protocol
 def measure_monitored(
     training: Embeddings,
     validation: Embeddings,
-    validation_similarity: Tensor,
+    validation_score: Tensor,
     vectors: Tensor,
     structure: Tensor,
     *,
@@ -28,7 +28,7 @@ def measure_monitored(
     Args:
         training: the training set.
         validation: the monitoring share of the validation set.
-        validation_similarity: scores of its images, (n_V,), the same in every check of a training.
+        validation_score: scores of its images, (n_V,), the same in every check of a training.
         vectors: embeddings of the synthetic images, (n_S, D).
         structure: their fine structure, (n_S, C, *sides).
         alpha: level of the copy candidates.
@@ -39,11 +39,11 @@ def measure_monitored(
         n_copies, copy_rate, n_mem and mem_rate of the calibrated protocol; paper_n_copies, paper_n_mem and tau of the
         paper protocol.
     """
-    similarity, match, _ = score_vectors(vectors, structure, training)
+    score, match, _ = score_vectors(vectors, structure, training)
     strata = stratify(validation.images.patient_ids, len(vectors))
-    flags = flag(validation_similarity, similarity, strata, alpha=alpha, q=q)
+    flags = flag(validation_score, score, strata, alpha=alpha, q=q)
     calibrated = measure_calibrated(
-        flags, validation_similarity, match, training.images.patient_ids, strata, alpha=alpha, q=q, seed=seed
+        flags, validation_score, match, training.images.patient_ids, strata, alpha=alpha, q=q, seed=seed
     )
     paper = measure_paper_protocol(training.vectors, validation.vectors, vectors, seed=seed)
     return {

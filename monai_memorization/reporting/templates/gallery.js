@@ -101,10 +101,10 @@
 
   function csv() {
     const rows = cards.map((card) => {
-      const { syntheticId, trainingId, similarity, pValue } = card.dataset;
-      return [syntheticId, trainingId, similarity, pValue, decisionOf(card)].map(quoted).join(",");
+      const { syntheticId, trainingId, score, pValue } = card.dataset;
+      return [syntheticId, trainingId, score, pValue, decisionOf(card)].map(quoted).join(",");
     });
-    return ["synthetic_id,training_id,similarity,p_value,decision", ...rows].join("\n") + "\n";
+    return ["synthetic_id,training_id,score,p_value,decision", ...rows].join("\n") + "\n";
   }
 
   function download() {
