@@ -53,7 +53,7 @@ def main() -> None:
 def chosen_pairs(path: Path) -> list[tuple[str, str, float]]:
     """Synthetic image, training image and score of pairs evenly spaced among the most similar ones."""
     with path.open(encoding="utf-8", newline="") as file:
-        pairs = [(row["synthetic_id"], row["training_id"], float(row["similarity"])) for row in csv.DictReader(file)]
+        pairs = [(row["synthetic_id"], row["training_id"], float(row["score"])) for row in csv.DictReader(file)]
     pairs = sorted(pairs, key=lambda pair: -pair[2])[:N_RANKED]
     return pairs[:: max(1, len(pairs) // N_SHOWN)][:N_SHOWN]
 

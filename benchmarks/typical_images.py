@@ -84,15 +84,15 @@ def _divide(
     shares = {}
     for name, make in _kinds(films[source], reconstructions[source], seed).items():
         images = torch.stack([scale_intensities(image) for image in make()])
-        similarity = score_prepared(encoder, images, training)[0]
+        score = score_prepared(encoder, images, training)[0]
         flagged = [
-            copy_candidates(level, similarity, ALPHA, len(validation)).double().mean().item() for level in levels
+            copy_candidates(level, score, ALPHA, len(validation)).double().mean().item() for level in levels
         ]
         gap = gap_auc(reference, _embed(encoder, images), [str(i) for i in range(len(validation))], seed).auc
         shares[name] = {
             "flagged_share": flagged[0],
             "flagged_share_on_reconstructions": flagged[1],
-            "median_similarity": similarity.median().item(),
+            "median_score": score.median().item(),
             "gap_auc": float("nan") if gap is None else gap,
         }
     return shares
