@@ -43,6 +43,7 @@ class CopyReference:
     Args:
         vectors: embeddings of the training set, float32 (n_T, D).
         structure: its fine structure, float16 (n_T, C, *sides).
+        patients: whose each image is, as numbers, int64 (n_T,).
         validation_similarity: a(v), (n_V,).
         n_patients: P, patients in the validation set.
         encoder_hash: hash of the weights that all this was computed with.
@@ -50,6 +51,7 @@ class CopyReference:
 
     vectors: Tensor
     structure: Tensor
+    patients: Tensor
     validation_similarity: Tensor
     n_patients: int
     encoder_hash: str
@@ -86,9 +88,12 @@ def write_reference(
     write_leaks(leaks, Path(path).with_name("leaks.csv"))
     refuse_identical(leaks)
     similarity, _ = score_embedded(embedded["validation"], embedded["training"])
+    owners = embedded["training"].images.patient_ids
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(owners))}
     reference = CopyReference(
         embedded["training"].vectors,
         embedded["training"].structure,
+        torch.tensor([numbers[patient] for patient in owners]),
         similarity,
         len(set(embedded["validation"].images.patient_ids)),
         hash_content(Path(encoder)),
@@ -170,7 +175,8 @@ class CandidateScored(MapTransform):
         for key in self.key_iterator(item):
             vector, image = (torch.as_tensor(item[name]).detach().float().cpu() for name in (key, self.image_key))
             structure = fine_structure(image[None]).half()
-            similarity, _ = copy_scores(vector[None], structure, reference.vectors, reference.structure)
+            training = reference.vectors, reference.structure, [str(number) for number in reference.patients.tolist()]
+            similarity, _ = copy_scores(vector[None], structure, *training)
             calibration = reference.validation_similarity, similarity
             p_value = float(p_values(*calibration, reference.n_patients))
             candidate = bool(copy_candidates(*calibration, self.alpha, reference.n_patients))
