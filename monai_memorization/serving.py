@@ -87,7 +87,7 @@ def write_reference(
     leaks = find_leaks(embedded["training"], embedded["validation"], detector.preparation)
     write_leaks(leaks, Path(path).with_name("leaks.csv"))
     refuse_identical(leaks)
-    similarity, _ = score_embedded(embedded["validation"], embedded["training"])
+    similarity = score_embedded(embedded["validation"], embedded["training"]).score
     owners = embedded["training"].images.patient_ids
     numbers = {patient: number for number, patient in enumerate(dict.fromkeys(owners))}
     reference = CopyReference(
@@ -176,7 +176,7 @@ class CandidateScored(MapTransform):
             vector, image = (torch.as_tensor(item[name]).detach().float().cpu() for name in (key, self.image_key))
             structure = fine_structure(image[None]).half()
             training = reference.vectors, reference.structure, [str(number) for number in reference.patients.tolist()]
-            similarity, _ = copy_scores(vector[None], structure, *training)
+            similarity = copy_scores(vector[None], structure, *training).score
             calibration = reference.validation_similarity, similarity
             p_value = float(p_values(*calibration, reference.n_patients))
             candidate = bool(copy_candidates(*calibration, self.alpha, reference.n_patients))
