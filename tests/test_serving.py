@@ -44,7 +44,7 @@ def test_answer_for_each_image_is_that_of_the_audit(
     synthetic = write_folder(smooth_images(6, seed=3), tmp_path / "synthetic")
     copies = smooth_images(40, seed=1)[:4].roll(1, dims=2)
     write_folder(copies, synthetic, "copy")
-    audit(training_folder, validation_folder, synthetic, tmp_path / "out", encoder=encoder_file)
+    audit(training_folder, validation_folder, synthetic, tmp_path / "out", encoder=encoder_file, n_plants=1)
 
     with (tmp_path / "out" / "pairs.csv").open(newline="", encoding="utf-8") as file:
         pairs = list(csv.DictReader(file))
