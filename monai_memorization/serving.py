@@ -2,7 +2,7 @@
 """One image at a time: is it a near copy of a training image? What MONAI Label asks of the audit bundle.
 
 An audit compares whole sets. A server has one image, so that what the answer needs is kept in one file, the reference:
-embeddings and fine structure of the training set, and the similarities of the validation images. It holds small patient
+embeddings and fine structure of the training set, and the scores of the validation images. It holds small patient
 images and stays inside.
 """
 
@@ -44,7 +44,7 @@ class CopyReference:
         vectors: embeddings of the training set, float32 (n_T, D).
         structure: its fine structure, float16 (n_T, C, *sides).
         patients: whose each image is, as numbers, int64 (n_T,).
-        validation_similarity: a(v), (n_V,).
+        validation_score: a(v), (n_V,).
         n_patients: P, patients in the validation set.
         encoder_hash: hash of the weights that all this was computed with.
     """
@@ -52,7 +52,7 @@ class CopyReference:
     vectors: Tensor
     structure: Tensor
     patients: Tensor
-    validation_similarity: Tensor
+    validation_score: Tensor
     n_patients: int
     encoder_hash: str
 
@@ -87,14 +87,14 @@ def write_reference(
     leaks = find_leaks(embedded["training"], embedded["validation"], detector.preparation)
     write_leaks(leaks, Path(path).with_name("leaks.csv"))
     refuse_identical(leaks)
-    similarity = score_embedded(embedded["validation"], embedded["training"]).score
+    score = score_embedded(embedded["validation"], embedded["training"]).score
     owners = embedded["training"].images.patient_ids
     numbers = {patient: number for number, patient in enumerate(dict.fromkeys(owners))}
     reference = CopyReference(
         embedded["training"].vectors,
         embedded["training"].structure,
         torch.tensor([numbers[patient] for patient in owners]),
-        similarity,
+        score,
         len(set(embedded["validation"].images.patient_ids)),
         hash_content(Path(encoder)),
     )
@@ -108,7 +108,7 @@ def read_reference(path: str | Path, encoder: str | Path) -> CopyReference:
 
     Args:
         path: the file.
-        encoder: weights in use, which must be those it was written with: others give other similarities.
+        encoder: weights in use, which must be those it was written with: others give other scores.
 
     Raises:
         InputError: if the file is missing or damaged, or the weights are others.
@@ -130,7 +130,7 @@ class CandidateScored(MapTransform):
     """MONAI dictionary transform from an embedding to how sure it is that its image is no copy candidate, and is one.
 
     In place of the embedding, (D,), come p and 1 - p, (2,), where p is the p-value of the image. The image is a copy
-    candidate where p <= alpha. Similarity, p-value and that answer are told under ``result``, from where MONAI Label
+    candidate where p <= alpha. Score, p-value and that answer are told under ``result``, from where MONAI Label
     hands them on.
 
     Args:
@@ -176,12 +176,12 @@ class CandidateScored(MapTransform):
             vector, image = (torch.as_tensor(item[name]).detach().float().cpu() for name in (key, self.image_key))
             structure = fine_structure(image[None]).half()
             training = reference.vectors, reference.structure, [str(number) for number in reference.patients.tolist()]
-            similarity = copy_scores(vector[None], structure, *training).score
-            calibration = reference.validation_similarity, similarity
+            score = copy_scores(vector[None], structure, *training).score
+            calibration = reference.validation_score, score
             p_value = float(p_values(*calibration, reference.n_patients))
             candidate = bool(copy_candidates(*calibration, self.alpha, reference.n_patients))
             item[key] = MetaTensor(torch.tensor([p_value, 1 - p_value]))
-            item["result"] = {"similarity": float(similarity), "p_value": p_value, "copy_candidate": candidate}
+            item["result"] = {"score": float(score), "p_value": p_value, "copy_candidate": candidate}
         return item
 
 

@@ -51,7 +51,7 @@ def test_answer_for_each_image_is_that_of_the_audit(
     answers = [ask(synthetic / pair["synthetic_id"], encoder_file, reference) for pair in pairs]
 
     for pair, answer in zip(pairs, answers, strict=True):
-        assert answer["result"]["similarity"] == pytest.approx(float(pair["similarity"]), abs=1e-4)
+        assert answer["result"]["score"] == pytest.approx(float(pair["score"]), abs=1e-4)
         assert answer["result"]["p_value"] == pytest.approx(float(pair["p_value"]), abs=1e-6)
         assert str(answer["result"]["copy_candidate"]) == pair["copy_candidate"]
         torch.testing.assert_close(answer["pred"][1].item(), 1 - answer["result"]["p_value"])

@@ -19,7 +19,7 @@ from monai_memorization.serving import CandidateMapd
 
 
 class CopyInferTask(BundleInferTask):
-    """The audit bundle without its map, and with similarity and p-value beside the score.
+    """The audit bundle without its map, and with the detector's score and the p-value beside that of the label.
 
     Args:
         path: folder of the bundle.
