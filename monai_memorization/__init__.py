@@ -8,6 +8,7 @@ The flow, and where it is:
     statistics   paper protocol, calibrated protocol, gap, power, verdict: functions on plain tensors
     reporting    report.json and its tables, report.html, gallery.html
     auditing     audit(): all of it in one call
+    serving      the answer for one image, for MONAI Label
     gating       gate(): does a report meet a policy?
     filtering    the set without the images that an audit suspects
     generation   train latent diffusion models, draw images from any generator

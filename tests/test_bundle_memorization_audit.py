@@ -250,7 +250,7 @@ def test_evaluate_config_is_the_audit(bundle, tmp_path, size, suffix):
     assert (tmp_path / "out" / "gallery.html").is_file()
 
 
-@pytest.mark.parametrize("name", ["train", "inference", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "inference", "evaluate", "reference"])
 def test_config_imports_no_bare_module(name):
     # MONAI imports the package and then asks it for the name, which a module has only once something imported it
     for statement in json.loads((BUNDLE / "configs" / f"{name}.json").read_text())["imports"]:
@@ -279,14 +279,19 @@ def test_readme_names_only_configs_and_options_that_exist():
     readme = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     commands = re.findall(r"^\s+python -m monai\.bundle run (.*)$", readme, re.M)
 
-    assert {re.search(r"configs/(\w+)\.json", command)[1] for command in commands} == {"train", "evaluate", "inference"}
+    assert {re.search(r"configs/(\w+)\.json", command)[1] for command in commands} == {
+        "train",
+        "evaluate",
+        "inference",
+        "reference",
+    }
     for command in commands:
         written = json.loads((BUNDLE / "configs" / re.search(r"\w+\.json", command)[0]).read_text())
         options = set(re.findall(r"--(\w+)", command)) - {"config_file"}
         assert options <= set(written), command
 
 
-@pytest.mark.parametrize("name", ["train", "inference", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "inference", "evaluate", "reference"])
 def test_config_says_what_it_is_for_and_builds_nothing_when_it_is_read(name):
     written = json.loads((BUNDLE / "configs" / f"{name}.json").read_text())
 

@@ -110,6 +110,15 @@ def test_bundle_without_weights_is_told(tool, tmp_path):
         tool.prepare(NAME, tmp_path, "https://host", tmp_path / "out")
 
 
+def test_bundle_goes_out_without_weights_where_none_are_given(tool, tmp_path):
+    tool.prepare("latent_diffusion_2d", None, "", tmp_path)
+    shutil.unpack_archive(tmp_path / "latent_diffusion_2d_v0.1.0.zip", tmp_path / "new")
+
+    folder = tmp_path / "new" / "latent_diffusion_2d"
+    assert (folder / "configs" / "quick.yaml").is_file()
+    assert list((folder / "models").iterdir()) == []
+
+
 def test_command_runs(models, tmp_path):
     command = [sys.executable, REPOSITORY / "tools" / "prepare_bundle.py", NAME, "--models", models]
     subprocess.run([*command, "--url", "https://host", "--output-dir", tmp_path / "out"], check=True)

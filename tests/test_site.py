@@ -26,6 +26,7 @@ GUIDES = (
     "train_2d",
     "train_3d",
     "audit_bundle",
+    "monai_label",
     "monai_generative",
     "tutorials",
 )

@@ -43,8 +43,22 @@ def test_what_a_cell_prints_stands_below_it(tool, tmp_path):
 
 @pytest.mark.slow
 def test_tutorial_finds_the_copies_that_it_planted(tool, tmp_path):
-    script = Path(shutil.copy(REPOSITORY / "docs" / "tutorials" / "known_copies.py", tmp_path))
-    text = tool.make_notebook(script).read_text(encoding="utf-8")
+    text = run(tool, "known_copies", tmp_path)
 
     assert "verdict: copies_found" in text
     assert "25 copies are on it" in text
+
+
+@pytest.mark.slow
+def test_tutorial_on_filters_leaves_hard_copies_that_its_own_audit_overlooks(tool, tmp_path):
+    text = run(tool, "copies_left", tmp_path)
+
+    assert "gate: fail" in text
+    assert "copies left: 0 easy" in text
+    assert "verdict: no_copies_found, copy candidates: 0" in text
+
+
+def run(tool: ModuleType, name: str, folder: Path) -> str:
+    """Return the notebook of a tutorial that was executed anew."""
+    script = Path(shutil.copy(REPOSITORY / "docs" / "tutorials" / f"{name}.py", folder))
+    return tool.make_notebook(script).read_text(encoding="utf-8")

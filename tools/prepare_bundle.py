@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a bundle and its weights into the three forms in which bundles are handed out; nothing is uploaded.
+"""Put a bundle, with weights or without, into the three forms in which bundles are handed out; nothing is uploaded.
 
     python tools/prepare_bundle.py memorization_audit --models runs/models --url https://host/weights --output-dir dist
 
@@ -26,22 +26,22 @@ LARGEST = 25 * 2**20
 CARD = "---\ntags:\n- monai\n- medical\nlibrary_name: monai\nlicense: apache-2.0\n---\n"
 
 
-def prepare(name: str, models: Path, url: str, output_dir: Path) -> None:
+def prepare(name: str, models: Path | None, url: str, output_dir: Path) -> None:
     """Write the three forms.
 
     Args:
         name: folder in `bundles`.
-        models: folder of the weights: `model.pt` and what lies beside it.
+        models: folder of the weights: `model.pt` and what lies beside it; None for a bundle without.
         url: where files above 25 MB will be, without their names.
         output_dir: takes the three; what an earlier call wrote is replaced.
 
     Raises:
-        FileNotFoundError: if there is no such bundle, or no `model.pt`.
+        FileNotFoundError: if there is no such bundle, or no `model.pt` in the folder.
     """
     source = BUNDLES / name
     metadata = json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    weights = sorted(path for path in models.iterdir() if path.suffix in (".pt", ".json"))
-    if models / "model.pt" not in weights:
+    weights = [] if models is None else sorted(path for path in models.iterdir() if path.suffix in (".pt", ".json"))
+    if models is not None and models / "model.pt" not in weights:
         raise FileNotFoundError(f"{models}: holds no model.pt; train the bundle first")
     zoo, card = output_dir / "model_zoo" / name, output_dir / "hugging_face" / name
     for folder in (zoo, card):
@@ -82,8 +82,8 @@ def main() -> None:
     """Parse and call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="folder in bundles/")
-    parser.add_argument("--models", type=Path, required=True, help="folder of the weights, with model.pt")
-    parser.add_argument("--url", required=True, help="where files above 25 MB will be, without their names")
+    parser.add_argument("--models", type=Path, help="folder of the weights, with model.pt; without it there are none")
+    parser.add_argument("--url", default="", help="where files above 25 MB will be, without their names")
     parser.add_argument("--output-dir", type=Path, required=True, help="takes the three forms")
     arguments = parser.parse_args()
     prepare(arguments.name, arguments.models, arguments.url, arguments.output_dir)
