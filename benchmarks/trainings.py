@@ -32,9 +32,9 @@ def choose_training(images: ImageSet, n: int, seed: int) -> ImageSet:
 
 def run_bundle(name: str, settings: Mapping[str, Any], **overrides: Any) -> float:
     """Run a config of the bundle through MONAI's runner, and return how long it took, in seconds."""
-    logging.disable(logging.WARNING)
     start = time.perf_counter()
     workflow = bundle_workflow(name, settings, **overrides)
+    logging.disable(logging.WARNING)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
@@ -48,7 +48,11 @@ def bundle_workflow(name: str, settings: Mapping[str, Any], **overrides: Any) ->
     levers = [f"mitigation/{lever}.yaml" for lever in levers_of(name, settings)]
     paths = [str(configs / one) for one in (f"{name}.json", *settings.get("recipe", []), *levers)]
     kind = "train" if name.startswith("train") else "inference"
-    return ConfigWorkflow(paths, logging_file=False, workflow_type=kind, **settings.get("common", {}) | overrides)
+    logging.disable(logging.WARNING)
+    keys = settings.get("common", {}) | overrides
+    workflow = ConfigWorkflow(paths, logging_file=False, workflow_type=kind, **keys)
+    logging.disable(logging.NOTSET)
+    return workflow
 
 
 def levers_of(name: str, settings: Mapping[str, Any]) -> list[str]:
