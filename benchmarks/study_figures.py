@@ -3,14 +3,15 @@
 
     python benchmarks/study_figures.py OUT --output docs/figures/study_cxr64.svg
 
-OUT is what study.py was given. Writes the SVG, in which each run is a point with its 95 % interval, and a Markdown
-table beside it, with means over the seeds that have run. What has not run is in neither.
+OUT is what study.py was given. Writes the SVG, in which each run is a point with its 95 % interval, and Markdown
+tables beside it, with means over the seeds that have run. What has not run is in neither.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,32 +28,21 @@ Row = dict[str, Any]
 PROTOCOLS = {"calibrated": ("calibrated", "#c04f00", "o"), "paper_protocol": ("paper", "#0072b2", "s")}
 SHARES = {"copy_rate": "copies, of the synthetic images", "mem_rate": "memorized, of the training images"}
 FIDELITY = {"frechet_distance": "Fréchet distance", "ms_ssim": "MS-SSIM of pairs"}
-HEADS = (
-    *("cell", "seeds", "n_T", "training, min", "copies", "paper", "memorized", "paper", "copies, n_S = n_T", "paper"),
-    *(
-        "memorized, n_S = n_T",
-        "paper",
-        "Fréchet distance (real)",
-        "precision (real)",
-        "recall (real)",
-        "MS-SSIM (real)",
-    ),
-    "verdicts",
-)
+FIDELITY_HEADS = ("cell", "training, min", "Fréchet distance", "precision", "recall", "MS-SSIM")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Draw what has run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="folder that study.py wrote its JSON to")
-    parser.add_argument("--output", type=Path, required=True, help="SVG; the table is beside it")
+    parser.add_argument("--output", type=Path, required=True, help="SVG; the tables, .md, are beside it")
     options = parser.parse_args(arguments)
     cells = read_cells(options.study)
     if not cells:
         parser.error(f"{options.study}: holds no <cell>_<seed>.json; run study.py first")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_svg(options.output, (12, 1.4 + 0.4 * len(cells)), partial(draw, cells=cells))
-    write_text(options.output.with_suffix(".md"), table(cells))
+    write_text(options.output.with_suffix(".md"), tables(cells))
 
 
 def read_cells(folder: Path) -> dict[str, list[Row]]:
@@ -102,27 +92,55 @@ def axes_line(axes: Axes, color: str, marker: str) -> Any:
     return axes.plot([], [], marker, color=color, ms=5)[0]
 
 
-def table(cells: dict[str, list[Row]]) -> str:
-    """Write means over the seeds; in parentheses the lowest and highest end of their intervals, or real images."""
-    lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-    for cell, rows in cells.items():
-        parts = [cell.replace("_", " "), ", ".join(str(row["seed"]) for row in rows)]
-        parts.append(f"{rows[0]['sets']['training']['n_images']}")
-        parts.append(f"{mean(row['training_seconds'] / 60 for row in rows):.1f}")
-        for group in (rows, [row["equal_sizes"] for row in rows]):
-            parts += [share(group, protocol, name) for name in SHARES for protocol in PROTOCOLS]
-        for name in ("frechet_distance", "distribution_precision", "distribution_recall", "ms_ssim"):
-            values = [mean(row["fidelity"][key] for row in rows) for key in (name, f"{name}_real")]
-            parts.append(f"{values[0]:.3f} ({values[1]:.3f})")
-        parts.append(", ".join(row["verdict"]["status"].replace("_", " ") for row in rows))
-        lines.append("| " + " | ".join(parts) + " |")
-    return "\n".join(lines) + "\n"
+def tables(cells: dict[str, list[Row]]) -> str:
+    """Write what was counted in all synthetic images, in as many as training images, and the fidelity."""
+    equal = {cell: [row | row["equal_sizes"] for row in rows] for cell, rows in cells.items()}
+    heads = ["cell", "seeds", "n_T", "n_S"]
+    heads += [f"{label} ({title})" for label in ("copies", "memorized") for title, _, _ in PROTOCOLS.values()]
+    parts = [
+        "Means over seeds; in parentheses the lowest and highest end of their 95 % intervals; for the paper protocol "
+        "also what it counts where nothing is copied.\n",
+        markdown([*heads, "verdicts"], [counts_of(cell, rows) for cell, rows in cells.items()]),
+        "The same with as many synthetic as training images.\n",
+        markdown([*heads, "verdicts"], [counts_of(cell, rows) for cell, rows in equal.items()]),
+        "Fidelity; in parentheses other real images in the place of the synthetic ones.\n",
+        markdown(FIDELITY_HEADS, [fidelity_of(cell, rows) for cell, rows in cells.items()]),
+    ]
+    return "\n".join(parts)
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Spell a table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def counts_of(cell: str, rows: list[Row]) -> list[str]:
+    """Spell the shares of a cell by both protocols."""
+    sets, verdicts = rows[0]["sets"], Counter(row["verdict"]["status"].replace("_", " ") for row in rows)
+    parts = [cell.replace("_", " "), ", ".join(str(row["seed"]) for row in rows)]
+    parts += [str(sets[role]["n_images"]) for role in ("training", "synthetic")]
+    parts += [share(rows, protocol, name) for name in SHARES for protocol in PROTOCOLS]
+    return [*parts, ", ".join(f"{n} {status}" for status, n in verdicts.items())]
 
 
 def share(rows: Sequence[Row], protocol: str, name: str) -> str:
     """Spell a share of several runs in percent, with the reach of their intervals."""
-    low, high = zip(*(row[protocol][f"{name}_ci"] for row in rows), strict=True)
-    return f"{mean(row[protocol][name] for row in rows):.1%} ({min(low):.1%} to {max(high):.1%})".replace("%", " %")
+    found = [row[protocol] for row in rows]
+    low, high = zip(*(one[f"{name}_ci"] for one in found), strict=True)
+    reach = f"{100 * min(low):.1f} to {100 * max(high):.1f}"
+    if protocol == "paper_protocol":
+        reach += f"; chance {100 * mean(one[name.replace('_rate', '_null_rate')] for one in found):.1f}"
+    return f"{100 * mean(one[name] for one in found):.1f} % ({reach})"
+
+
+def fidelity_of(cell: str, rows: list[Row]) -> list[str]:
+    """Spell how like real images those of a cell are, and how long it was trained."""
+    parts = [cell.replace("_", " "), f"{mean(row['training_seconds'] / 60 for row in rows):.1f}"]
+    for name in ("frechet_distance", "distribution_precision", "distribution_recall", "ms_ssim"):
+        own, real = (mean(row["fidelity"][key] for row in rows) for key in (name, f"{name}_real"))
+        parts.append(f"{own:.3f} ({real:.3f})")
+    return parts
 
 
 def mean(values: Iterable[float]) -> float:

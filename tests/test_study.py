@@ -13,6 +13,7 @@ import torch
 import yaml
 from made_up_images import smooth_images, write_csv, write_folder
 from scipy.signal import convolve2d
+from scipy.stats import binom
 from scripts import REPOSITORY, load_script
 from small_generators import SMALL, small_autoencoder
 
@@ -125,7 +126,7 @@ def test_every_kind_of_cell_leaves_what_the_study_shows(outcome):
 
 def test_rows_hold_no_file_names(outcome):
     for path in outcome[0].glob("*.json"):
-        assert not re.search(r"\.png|\.csv|image_\d|val_\d|/", path.read_text().replace("n/a", ""))
+        assert not re.search(r"\.png|\.csv|image_\d|val_\d|/", path.read_text())
 
 
 def test_cells_with_one_training_set_share_encoder_and_autoencoder(outcome):
@@ -152,16 +153,45 @@ def test_figure_and_table_show_the_cells_that_ran_and_no_others(outcome, tmp_pat
     assert all(f">{cell}<" in figure.read_text() for cell in ("smaller", "gan"))
     assert "augmented" not in figure.read_text()
     lines = table.read_text().splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| smaller", "| gan"]
-    row = json.loads((folder / "smaller_0.json").read_text())["paper_protocol"]
-    low, high = row["copy_rate_ci"]
-    assert f"{row['copy_rate']:.1%} ({low:.1%} to {high:.1%})".replace("%", " %") in lines[2]
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == [
+        "| cell",
+        "| ---",
+        "| smaller",
+        "| gan",
+    ] * 3
+    row = json.loads((folder / "smaller_0.json").read_text())
+    for part, line in zip((row, row["equal_sizes"]), [line for line in lines if "| smaller" in line], strict=False):
+        paper = part["paper_protocol"]
+        low, high = (100 * end for end in paper["copy_rate_ci"])
+        reach = f"{low:.1f} to {high:.1f}; chance {100 * paper['copy_null_rate']:.1f}"
+        assert f"{100 * paper['copy_rate']:.1f} % ({reach})" in line
 
 
 def test_figure_of_an_empty_folder_is_an_error(study, tmp_path, capsys):
     with pytest.raises(SystemExit):
         load_script("benchmarks/study_figures.py").main([str(tmp_path), "--output", str(tmp_path / "figure.svg")])
     assert "holds no <cell>_<seed>.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 20), (7, 20), (20, 20)])
+def test_interval_of_a_share_leaves_out_what_makes_the_count_improbable(study, count, total):
+    low, high = study.share_ci(count, total)
+
+    assert low == 0 if count == 0 else binom.sf(count - 1, total, low) == pytest.approx(0.025)
+    assert high == 1 if count == total else binom.cdf(count, total, high) == pytest.approx(0.025)
+
+
+def test_lower_end_of_mem_rate_has_the_most_false_matches_taken_off_and_the_upper_end_none(study):
+    report = {part: {} for part in study.PARTS}
+    report["sets"] = {"training": {"n_images": 64}, "synthetic": {"n_images": 100}}
+    report["paper_protocol"] = {"n_mem": 10, "n_copies": 30}
+    report["calibrated"] = {"n_mem": 40, "false_alarm_rate_ci": (0.02, 0.08), "copy_rate_ci": (0.5, 0.7)}
+
+    low, high = study.counts(report)["calibrated"]["mem_rate_ci"]
+
+    plain = study.share_ci(40, 64)
+    assert low == pytest.approx(plain[0] - 0.08 * (1 - 0.5) * 100 / 64)
+    assert high == plain[1]
 
 
 def slow_ms_ssim(one: np.ndarray, other: np.ndarray, weights: list[float]) -> float:
