@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The study: train the same generator in many ways, audit each, and show copies beside fidelity.
 
-    python benchmarks/study.py GRID.yaml --training T.csv --validation V.csv --output-dir OUT [--only CELL ...]
-    python benchmarks/study_figures.py OUT --output-dir FIGURES
+    python benchmarks/study.py GRID.yaml --training T.csv --validation V.csv --output-dir OUT [--only CELL] [--seeds 0]
+    python benchmarks/study_figures.py OUT --output FIGURE.svg
 
 A cell of the grid changes the settings above it; each is run with each seed, which also chooses the training patients.
 A run leaves one JSON, OUT/<cell>_<seed>.json, and is not repeated while that is there, so that a study goes on where
@@ -48,13 +48,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--training", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", help="cells to run")
+    parser.add_argument("--only", nargs="+", help="cells to run; all where none is given")
+    parser.add_argument("--seeds", nargs="+", type=int, help="of these; those of the grid where none is given")
     options = parser.parse_args(arguments)
     grid = yaml.safe_load(options.grid.read_text(encoding="utf-8"))
     cells, seeds = grid.pop("cells"), grid.pop("seeds")
+    if unknown := set(options.only or []) - set(cells):
+        parser.error(f"--only: {', '.join(sorted(unknown))}: no cell of {options.grid}, which has {', '.join(cells)}")
     chosen = {name: merged(grid, cells[name]) for name in options.only or cells}
     largest = max(merged(grid, changes)["n_training"] for changes in cells.values())
-    for seed in seeds:
+    for seed in options.seeds or seeds:
         for name, settings in chosen.items():
             result = options.output_dir / f"{name}_{seed}.json"
             if not result.is_file():

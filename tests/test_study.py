@@ -141,6 +141,23 @@ def test_what_has_run_is_not_run_again(study, outcome, monkeypatch):
     study.main(outcome[1])
 
 
+def test_cell_that_the_grid_does_not_have_is_an_error(study, outcome, capsys):
+    with pytest.raises(SystemExit):
+        study.main([*outcome[1], "--only", "gan", "other"])
+    assert "--only: other: no cell of" in capsys.readouterr().err
+
+
+def test_seeds_given_take_the_place_of_those_of_the_grid(study, outcome, monkeypatch):
+    ran = []
+    monkeypatch.setattr(study, "prepare", lambda options, settings, seed, largest: ran.append(seed))
+    monkeypatch.setattr(study, "run_cell", lambda run: {"calibrated": {"copy_rate": 0.0}})
+    monkeypatch.setattr(study, "write_text", lambda path, text: None)
+
+    study.main([*outcome[1], "--only", "gan", "--seeds", "0", "7"])
+
+    assert ran == [7]
+
+
 def test_figure_and_table_show_the_cells_that_ran_and_no_others(outcome, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
