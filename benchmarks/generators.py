@@ -18,8 +18,6 @@ from trainings import bundle_workflow, levers_of, run_bundle
 from monai_memorization.files import write_text
 from monai_memorization.generation.draws import SamplerDraw
 from monai_memorization.generation.sampling import GeneratorSampler
-from monai_memorization.images.preparation import choose_preparation, prepared_images
-from monai_memorization.images.sets import read_image_set
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,9 @@ def gaussian_autoencoder(run: Run) -> float:
 
 def gan(run: Run) -> float:
     """Train a GAN and draw from it; return the seconds of the training."""
-    preparation = choose_preparation(read_image_set(run.training, "training"))
-    images = prepared_images(run.training, preparation.image_size, preparation.channels).pixels.float()
+    # the autoencoder's config, for the images as the diffusion model gets them
+    workflow = bundle_workflow("train_autoencoder", run.settings, **trained(run, run.work))
+    images = workflow.parser.get_parsed_content("train#images").pixels.float()
     set_determinism(run.seed)
     trainer = gan_trainer(images, run.settings["gan"])
     start = time.perf_counter()

@@ -14,6 +14,8 @@ from monai.networks.nets import Discriminator, Generator
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
+from monai_memorization.errors import InputError
+
 CODE_SIZE = 64
 
 
@@ -23,11 +25,16 @@ def gan_trainer(images: Tensor, settings: Mapping[str, Any]) -> GanTrainer:
     Its generator, ``g_network``, maps codes of ``CODE_SIZE`` standard normal numbers to images in [0, 1].
 
     Args:
-        images: training images, (n, C, *spatial) in [0, 1], sides divisible by 8.
+        images: training images, (n, C, *spatial) in [0, 1], sides divisible by 16.
         settings: ``epochs``, ``batch_size``, ``channels`` of the generator from the coarsest of its four maps on, and
             ``learning_rate``.
+
+    Raises:
+        InputError: for other sides, which four halvings do not fit.
     """
     image_channels, *size = images.shape[1:]
+    if any(side % 16 for side in size):
+        raise InputError(f"image_size: found {size}, but a GAN of these networks needs sides divisible by 16")
     first, *channels = settings["channels"]
     start = [first, *(side // 8 for side in size)]
     generator = nn.Sequential(Generator(CODE_SIZE, start, [*channels, image_channels], [2, 2, 2, 1]), nn.Sigmoid())

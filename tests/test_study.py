@@ -283,3 +283,8 @@ def test_peers_draw_the_same_image_from_a_seed_whatever_it_is_drawn_with(study):
         torch.testing.assert_close(sampler([6]), images[1:2], atol=1e-5, rtol=0)
         assert images.shape[1:] == (1, 16, 16)
         assert not torch.equal(images[0], images[1])
+
+
+def test_gan_of_sides_that_cannot_be_halved_four_times_is_an_error(study):
+    with pytest.raises(InputError, match=r"found \[16, 24\], but a GAN of these networks needs sides divisible by 16"):
+        sys.modules["peers"].gan_trainer(torch.rand(4, 1, 16, 24), {})
