@@ -63,7 +63,7 @@ def gaussian_autoencoder(run: Run) -> float:
     dataset = workflow.parser.get_parsed_content("train#dataset")
     generator = GaussianPrior(dataset.autoencoder, dataset.latents)
     seconds += time.perf_counter() - start
-    draw(run, generator, dataset.latents[0].numel())
+    draw(run, generator, len(dataset))
     return seconds
 
 

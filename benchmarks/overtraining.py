@@ -228,9 +228,11 @@ def gan(settings: dict[str, Any], given: dict[str, Any], folder: Path, limit: fl
     trainer = gan_trainer(training.pixels.float(), settings["gan"])
     generator, discriminator = trainer.g_network, trainer.d_network
 
+    held_out = validation.pixels.float().to(next(discriminator.parameters()).device)
+
     def validation_loss() -> float:
         with eval_mode(discriminator):
-            return float(real_or_fake_loss(discriminator, validation.pixels.float(), 1.0))
+            return float(real_or_fake_loss(discriminator, held_out, 1.0))
 
     sampler = GeneratorSampler(generator, CODE_SIZE)
     return watched(trainer, generator, sampler, validation_loss, settings, given, folder, limit)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from monai.data import DataLoader, Dataset
 from monai.engines import GanTrainer
 from monai.networks.nets import Discriminator, Generator
-from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from monai_memorization.errors import InputError
@@ -32,16 +31,19 @@ def gan_trainer(images: Tensor, settings: Mapping[str, Any]) -> GanTrainer:
     Raises:
         InputError: for other sides, which four halvings do not fit.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     image_channels, *size = images.shape[1:]
     if any(side % 16 for side in size):
         raise InputError(f"image_size: found {size}, but a GAN of these networks needs sides divisible by 16")
     first, *channels = settings["channels"]
     start = [first, *(side // 8 for side in size)]
     generator = nn.Sequential(Generator(CODE_SIZE, start, [*channels, image_channels], [2, 2, 2, 1]), nn.Sigmoid())
+    generator = generator.to(device)
     discriminator = Discriminator(images.shape[1:], [*settings["channels"][::-1], 1], [2, 2, 2, 2, 1], last_act=None)
+    discriminator = discriminator.to(device)
     settings_of_adam = {"lr": settings["learning_rate"], "betas": (0.5, 0.999)}
     return GanTrainer(
-        device=torch.device("cpu"),
+        device=device,
         max_epochs=settings["epochs"],
         train_data_loader=loader(images, "reals", settings["batch_size"]),
         g_network=generator,
@@ -71,6 +73,9 @@ def loader(images: Tensor, key: str, batch_size: int) -> DataLoader:
 class GaussianPrior(nn.Module):
     """An autoencoder as a generator: decodes draws from a Gaussian of full covariance fitted to its latents.
 
+    The covariance of the maximum likelihood is X'X/n, with the centred latents as the rows of X, so that X'c/sqrt(n) of
+    standard normal codes c has it. No matrix of latent values squared is needed, and none has to be made regular.
+
     Args:
         autoencoder: a trained ``AutoencoderKL``.
         latents: of the training images, (n, C, *latent).
@@ -78,14 +83,11 @@ class GaussianPrior(nn.Module):
 
     def __init__(self, autoencoder: nn.Module, latents: Tensor) -> None:
         super().__init__()
+        device = next(autoencoder.parameters()).device
         self.autoencoder = autoencoder
-        self.latent_shape: Sequence[int] = latents.shape[1:]
-        fitted = GaussianMixture(1).fit(latents.flatten(1).double().numpy())
-        covariance = torch.from_numpy(fitted.covariances_[0])
-        self.register_buffer("mean", torch.from_numpy(fitted.means_[0]).float())
-        self.register_buffer("root", torch.linalg.cholesky(covariance).float())
+        self.mean = latents.mean(0).to(device)
+        self.root = (latents.to(device) - self.mean) / len(latents) ** 0.5
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Return the images of standard normal codes, (B, the number of latent values)."""
-        latents = self.mean + codes @ self.root.T
-        return self.autoencoder.decode(latents.unflatten(1, self.latent_shape))
+        """Return the images of standard normal codes, (B, n)."""
+        return self.autoencoder.decode(self.mean + torch.tensordot(codes, self.root, 1))
