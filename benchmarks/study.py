@@ -6,8 +6,9 @@
 
 A cell of the grid changes the settings above it; each is run with each seed, which also chooses the training patients.
 A run leaves one JSON, OUT/<cell>_<seed>.json, and is not repeated while that is there, so that a study goes on where
-it was stopped. One folder is for one grid: OUT/shared keeps what runs have in common, the encoder of a seed, trained on
-the largest training set of the grid, which holds the smaller ones, and the autoencoders. V is the same in all runs.
+it was stopped. Its images stay in OUT/work/<cell>_<seed>: where the JSON is deleted, they are audited again and nothing
+is trained. One folder is for one grid: OUT/shared keeps what runs have in common, the encoder of a seed, trained on the
+largest training set of the grid, which holds the smaller ones, and the autoencoders. V is the same in all runs.
 For the size of a GPU leave ``recipe`` and the steps of the grid out: the defaults of the bundles then hold.
 
 Each run is audited twice: with all synthetic images, and with as many as training images (``equal_sizes``).
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
             if not result.is_file():
                 start = time.perf_counter()
                 row = {"cell": name, "seed": seed, "commit": commit(), "machine": machine(), "settings": settings}
-                row |= run_cell(prepare(options, settings, seed, largest))
+                row |= run_cell(prepare(options, settings, seed, largest, result.stem))
                 row["seconds"] = round(time.perf_counter() - start)
                 write_text(result, json.dumps(row, indent=1) + "\n")
                 rate = row["calibrated"]["copy_rate"]
@@ -78,10 +79,9 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return result
 
 
-def prepare(options: argparse.Namespace, settings: Mapping[str, Any], seed: int, largest: int) -> Run:
-    """Write the training set of the cell, and train the encoder of the seed where it is not there."""
-    shared, work = options.output_dir / "shared" / str(seed), options.output_dir / "work"
-    shutil.rmtree(work, ignore_errors=True)
+def prepare(options: argparse.Namespace, settings: Mapping[str, Any], seed: int, largest: int, name: str) -> Run:
+    """Write the training set of the run, and train the encoder of the seed where it is not there."""
+    shared, work = options.output_dir / "shared" / str(seed), options.output_dir / "work" / name
     given = read_image_set(options.training, "training")
     training = work / "training.csv"
     write_image_set(choose_training(given, settings["n_training"], seed), training)
@@ -94,11 +94,16 @@ def prepare(options: argparse.Namespace, settings: Mapping[str, Any], seed: int,
 
 def run_cell(run: Run) -> dict[str, Any]:
     """Train, draw and audit: the content of the run's JSON, which holds no names of images and no pixels."""
-    seconds = GENERATORS[run.settings.get("generator", "latent_diffusion")](run)
+    drawn = run.work / "training_seconds.json"
+    if not drawn.is_file():
+        for folder in ("synthetic", "reconstructed", "cache"):  # of another model, if the run was stopped
+            shutil.rmtree(run.work / folder, ignore_errors=True)
+        seconds = GENERATORS[run.settings.get("generator", "latent_diffusion")](run)
+        write_text(drawn, json.dumps(seconds) + "\n")
     synthetic = read_image_set(run.work / "synthetic", "synthetic")
     report = audited(run, synthetic)
     n_equal = min(len(synthetic), report["sets"]["training"]["n_images"])
-    row = {"training_seconds": round(seconds)} | counts(report)
+    row = {"training_seconds": round(json.loads(drawn.read_text(encoding="utf-8")))} | counts(report)
     row["fidelity"] = report["fidelity"] | measure_diversity(run, synthetic)
     return row | {"equal_sizes": counts(audited(run, synthetic.subset(range(n_equal))))}
 

@@ -141,6 +141,19 @@ def test_what_has_run_is_not_run_again(study, outcome, monkeypatch):
     study.main(outcome[1])
 
 
+def test_run_without_its_json_is_audited_again_but_not_trained(study, outcome, monkeypatch):
+    path = outcome[0] / "gan_0.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    monkeypatch.setattr(study, "GENERATORS", {})
+
+    study.main([*outcome[1], "--only", "gan"])
+
+    after = json.loads(path.read_text())
+    for part in ("training_seconds", "calibrated", "paper_protocol", "fidelity"):
+        assert after[part] == before[part]
+
+
 def test_cell_that_the_grid_does_not_have_is_an_error(study, outcome, capsys):
     with pytest.raises(SystemExit):
         study.main([*outcome[1], "--only", "gan", "other"])
@@ -149,7 +162,7 @@ def test_cell_that_the_grid_does_not_have_is_an_error(study, outcome, capsys):
 
 def test_seeds_given_take_the_place_of_those_of_the_grid(study, outcome, monkeypatch):
     ran = []
-    monkeypatch.setattr(study, "prepare", lambda options, settings, seed, largest: ran.append(seed))
+    monkeypatch.setattr(study, "prepare", lambda options, settings, seed, *_: ran.append(seed))
     monkeypatch.setattr(study, "run_cell", lambda run: {"calibrated": {"copy_rate": 0.0}})
     monkeypatch.setattr(study, "write_text", lambda path, text: None)
 
