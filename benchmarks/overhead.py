@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import torch
 from ignite.engine import Engine
 from simulation import hardware
-from study import choose_training, run_bundle
+from trainings import choose_training, run_bundle
 
 from monai_memorization.detector.contrastive import obtain_encoder, train_encoder
 from monai_memorization.detector.encoder import save_encoder

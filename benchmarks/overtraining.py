@@ -32,18 +32,18 @@ import torch.nn.functional as F
 from ignite.engine import Engine
 from ignite.handlers import EMAHandler
 from matplotlib.figure import Figure
-from monai.data import DataLoader, Dataset
-from monai.engines import DiffusionPrepareBatch, GanTrainer, SupervisedTrainer, Trainer
+from monai.engines import DiffusionPrepareBatch, SupervisedTrainer, Trainer
 from monai.handlers import CheckpointSaver
 from monai.inferers import DiffusionInferer
-from monai.networks.nets import DiffusionModelUNet, Discriminator, Generator
+from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDPMScheduler, Scheduler
 from monai.networks.utils import eval_mode
 from monai.utils import set_determinism
 from overhead import commit, machine
+from peers import CODE_SIZE, gan_trainer, loader, real_or_fake_loss
 from simulation_figures import write_svg
-from study import choose_training, run_bundle
 from torch import Tensor, nn
+from trainings import choose_training, run_bundle
 
 from monai_memorization.detector.contrastive import obtain_encoder, train_encoder
 from monai_memorization.detector.encoder import save_encoder
@@ -222,43 +222,20 @@ def pixel_diffusion(settings: dict[str, Any], given: dict[str, Any], folder: Pat
 
 def gan(settings: dict[str, Any], given: dict[str, Any], folder: Path, limit: float) -> list[dict]:
     """Train a GAN with the non-saturating loss (Goodfellow et al. 2014)."""
-    own, size = settings["gan"], settings["image_size"]
     set_determinism(given["seed"])
+    size = settings["image_size"]
     training, validation = (prepared_images(given[role], size, role=role) for role in ("training", "validation"))
-    first, *channels = own["channels"]
-    generator = nn.Sequential(
-        Generator(64, [first, *(side // 8 for side in size)], [*channels, 1], [2, 2, 2, 1]), nn.Sigmoid()
-    )
-    discriminator = Discriminator([1, *size], [*own["channels"][::-1], 1], [2, 2, 2, 2, 1], last_act=None)
+    trainer = gan_trainer(training.pixels.float(), settings["gan"])
+    generator, discriminator = trainer.g_network, trainer.d_network
 
-    def judge(images: Tensor, real: float) -> Tensor:
-        logits = discriminator(images)
-        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, real))
+    held_out = validation.pixels.float().to(next(discriminator.parameters()).device)
 
     def validation_loss() -> float:
         with eval_mode(discriminator):
-            return float(judge(validation.pixels.float(), 1.0))
+            return float(real_or_fake_loss(discriminator, held_out, 1.0))
 
-    settings_of_adam = {"lr": own["learning_rate"], "betas": (0.5, 0.999)}
-    trainer = GanTrainer(
-        device=torch.device("cpu"),
-        max_epochs=own["epochs"],
-        train_data_loader=loader(training.pixels.float(), "reals", own["batch_size"]),
-        g_network=generator,
-        g_optimizer=torch.optim.Adam(generator.parameters(), **settings_of_adam),
-        g_loss_function=lambda fakes: judge(fakes, 1.0),
-        d_network=discriminator,
-        d_optimizer=torch.optim.Adam(discriminator.parameters(), **settings_of_adam),
-        d_loss_function=lambda fakes, reals: (judge(fakes.detach(), 0.0) + judge(reals, 1.0)) / 2,
-        latent_shape=64,
-        decollate=False,
-    )
-    return watched(trainer, generator, GeneratorSampler(generator, 64), validation_loss, settings, given, folder, limit)
-
-
-def loader(images: Tensor, key: str, batch_size: int) -> DataLoader:
-    """Return the batches of images in memory."""
-    return DataLoader(Dataset([{key: image} for image in images]), batch_size=batch_size, shuffle=True)
+    sampler = GeneratorSampler(generator, CODE_SIZE)
+    return watched(trainer, generator, sampler, validation_loss, settings, given, folder, limit)
 
 
 def watched(
