@@ -85,9 +85,7 @@ def _divide(
     for name, make in _kinds(films[source], reconstructions[source], seed).items():
         images = torch.stack([scale_intensities(image) for image in make()])
         score = score_prepared(encoder, images, training)[0]
-        flagged = [
-            copy_candidates(level, score, ALPHA, len(validation)).double().mean().item() for level in levels
-        ]
+        flagged = [copy_candidates(level, score, ALPHA, len(validation)).double().mean().item() for level in levels]
         gap = gap_auc(reference, _embed(encoder, images), [str(i) for i in range(len(validation))], seed).auc
         shares[name] = {
             "flagged_share": flagged[0],
