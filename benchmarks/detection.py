@@ -90,11 +90,12 @@ def _measure(build: Any, prepared: dict[str, PreparedImages], seed: int, n_copie
     levels = [threshold(scores["calibration"], alpha, n_patients) for alpha in ALPHAS]
     index = choose_plants(len(training), seed, n_copied)
     images = training.pixels[index].float()
+    others = calibration.pixels[torch.arange(len(index)) % len(calibration)].float()  # which parts are put into
     cells, found = [], []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for family, strength in _cells(images.dim() - 2):
-            copies = degradations.rescale(family.degrade(images, images.roll(1, 0), strength))
+            copies = degradations.rescale(family.degrade(images, others, strength))
             score, match = _in_batches(detect, copies)
             found.append(torch.stack([score > level for level in levels]).double())
             cells.append(_cell(family, strength, found[-1], score, match == index, scores["holdout"]))

@@ -181,7 +181,8 @@ def _families(
     index = choose_plants(len(training), seed, N_COPIED)
     pixels = _pixels(training.images.subset(index.tolist()), encoder)
     score = partial(score_prepared, encoder, training=training)
-    recalls = measure_power(score, pixels, index, torch.full((len(index),), level), seed=seed)
+    hosts = torch.cat([_pixels(embeddings.images, encoder) for embeddings in held_out])[images]
+    recalls = measure_power(score, pixels, index, torch.full((len(index),), level), seed=seed, hosts=hosts)
     return {"summary": asdict(summarize_power(recalls)), "cells": [asdict(recall) for recall in recalls]}
 
 

@@ -20,6 +20,7 @@ from monai_memorization.statistics.power import (
     measure_reconstructions,
     summarize_power,
 )
+from monai_memorization.statistics.power import plant as planted
 
 SIZES = {2: (32, 32), 3: (16, 16, 16)}
 
@@ -164,3 +165,14 @@ def test_working_recall_is_the_lower_mean_and_unknown_without_copies():
     assert summarize_power([entry("a", 0.4)]).working_recall == 0.4
     empty = summarize_power([])
     assert (empty.seen, empty.unseen, empty.working_recall, empty.partial) == (None, None, None, None)
+
+
+def test_partial_copies_are_put_into_the_hosts():
+    images, hosts = torch.ones(3, 1, 8, 8), torch.arange(2.0).view(2, 1, 1, 1) * 0.25 + torch.zeros(2, 1, 8, 8)
+    seen = []
+    splice = Family("splice", (1,), lambda copied, others, _: seen.append((copied, others)) or copied)
+
+    list(planted(images, [splice], hosts=hosts))
+
+    assert torch.equal(seen[0][0], images)
+    assert torch.equal(seen[0][1], hosts[[0, 1, 0]])

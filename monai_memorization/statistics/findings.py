@@ -188,7 +188,10 @@ def _measure_power(
     if len(index) > 0:
         images = read_prepared(training.images.subset(index.tolist()), encoder.preparation).pixels.float()
         score = partial(score_prepared, encoder, training=training, device=device)
-        recalls = measure_power(score, images, index, level[index], seed=seed)
+        others = embedded["validation"].images
+        chosen = choose_plants(len(others), seed, len(index)).tolist()
+        hosts = read_prepared(others.subset(chosen), encoder.preparation).pixels.float()
+        recalls = measure_power(score, images, index, level[index], seed=seed, hosts=hosts)
     if (reconstructed := embedded.get("reconstructed_training")) is not None:
         index = torch.tensor(originals(reconstructed.images, training.images))
         kept = (index >= 0) & ~level[index].isnan()

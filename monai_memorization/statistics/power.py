@@ -124,6 +124,7 @@ def measure_power(
     threshold: Tensor,
     families: Sequence[Family] = FAMILIES,
     seed: int = 0,
+    hosts: Tensor | None = None,
 ) -> list[Recall]:
     """Plant copies of training images and count those that are found.
 
@@ -134,12 +135,13 @@ def measure_power(
         threshold: score above which a copy of each counts as found, (n,).
         families: what is done to the copies.
         seed: of random degradations; torch's own random state is left as it was.
+        hosts: as of :func:`plant`.
 
     Returns:
         One entry per family and strength.
     """
     recalls, n = [], len(images)
-    cells = plant(images, families, seed)
+    cells = plant(images, families, seed, hosts)
     while group := list(islice(cells, CELLS_AT_ONCE)):
         scores, match = score(torch.cat([copies for _, _, copies in group]))[:2]
         for (family, strength, _), cell in zip(group, zip(scores.split(n), match.split(n), strict=True), strict=True):
@@ -149,7 +151,7 @@ def measure_power(
 
 
 def plant(
-    images: Tensor, families: Sequence[Family] = FAMILIES, seed: int = 0
+    images: Tensor, families: Sequence[Family] = FAMILIES, seed: int = 0, hosts: Tensor | None = None
 ) -> Iterator[tuple[Family, float, Tensor]]:
     """Make the planted copies, one family and strength at a time.
 
@@ -157,11 +159,13 @@ def plant(
         images: the training images that are copied, prepared, (n, C, *image_size) in [0, 1].
         families: what is done to the copies.
         seed: of random degradations; torch's own random state is left as it was.
+        hosts: images of other patients, which partial copies are put into, of the same shape, as many or fewer; None
+            puts them into each other, where they are copies of two training images.
 
     Yields:
         Family, strength and copies, of the shape of ``images``.
     """
-    others = images.roll(1, 0)
+    others = images.roll(1, 0) if hosts is None else hosts[torch.arange(len(images)) % len(hosts)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for family in families:
