@@ -160,9 +160,12 @@ def test_summary_is_the_means_by_hand():
     assert summary.partial == pytest.approx(0.2)
 
 
-def test_working_recall_is_the_lower_mean_and_unknown_without_copies():
+def test_working_recall_is_the_lowest_and_unknown_without_copies():
     assert summarize_power([entry("a", 0.4), entry("c", 0.6, seen=False)]).working_recall == 0.4
     assert summarize_power([entry("a", 0.4)]).working_recall == 0.4
+    own = [entry("a", 0.9), entry("c", 1, seen=False), entry("autoencoder", 0.5, seen=False)]
+    assert summarize_power(own).unseen == 0.75
+    assert summarize_power(own).working_recall == 0.5
     empty = summarize_power([])
     assert (empty.seen, empty.unseen, empty.working_recall, empty.partial) == (None, None, None, None)
 

@@ -157,8 +157,8 @@ tell(shown)
 print(f"of the copies that went through the autoencoder it finds {recall:.0%}")
 
 # %% [markdown]
-# The verdict does not change, since it rests on the mean over all kinds of planted copies, of which this is one. The
-# power table of the report tells it: of copies like these half go unseen, and "no copies found" is no answer for them.
+# Now the audit does not conclude. Its verdict rests on the kind of copies that it finds least, and of those that this
+# generator makes half go unseen: "no copies found" would be no answer for them.
 #
 # ## What to take from it
 #

@@ -142,7 +142,9 @@ QUANTITIES: dict[str, list[Quantity]] = {
         Quantity(
             "Recall of planted copies",
             "recall",
-            lambda r: Entry(percent(r["power_summary"]["working_recall"]), "the lower of the two means below"),
+            lambda r: Entry(
+                percent(r["power_summary"]["working_recall"]), "the lowest of the means below and of the autoencoder's"
+            ),
         ),
     ],
     "Controls": [

@@ -14,6 +14,7 @@ from torch import Tensor
 from monai_memorization.detector import degradations
 
 N_PLANTS = 32
+AUTOENCODER = "autoencoder"
 CELLS_AT_ONCE = 8  # each search looks through the whole training set
 
 
@@ -68,7 +69,8 @@ class PowerSummary:
     Args:
         seen: over families that the encoder has seen.
         unseen: over families that it has not.
-        working_recall: the lower of the two, on which the verdict rests.
+        working_recall: the lowest of both and of the recall on the generator's own reconstructions, where these are
+            given; on it the verdict rests.
         partial: over partial copies, which stay out of the verdict.
     """
 
@@ -185,17 +187,21 @@ def measure_reconstructions(score: Tensor, match: Tensor, index: Tensor, thresho
         threshold: score above which each counts as found, (n,).
 
     Returns:
-        The entry of the family "autoencoder", of strength 1.
+        The entry of the family ``AUTOENCODER``, of strength 1.
     """
     found = _found(score, match, index, threshold)
-    return Recall("autoencoder", 1, len(index), *found, seen_in_training=False, whole=True)
+    return Recall(AUTOENCODER, 1, len(index), *found, seen_in_training=False, whole=True)
 
 
 def summarize_power(recalls: Sequence[Recall]) -> PowerSummary:
-    """Average the recalls over the cells of whole copies, seen and unseen apart, and of partial copies."""
+    """Average the recalls over the cells of whole copies, seen and unseen apart, and of partial copies.
+
+    Reconstructions are the copies that this very generator makes, so that no mean over other kinds may outvote them.
+    """
     seen = _mean(r.recall for r in recalls if r.whole and r.seen_in_training)
     unseen = _mean(r.recall for r in recalls if r.whole and not r.seen_in_training)
     known = [mean for mean in (seen, unseen) if mean is not None]
+    known += [r.recall for r in recalls if r.family == AUTOENCODER]
     return PowerSummary(seen, unseen, min(known, default=None), _mean(r.recall for r in recalls if not r.whole))
 
 
