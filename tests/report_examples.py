@@ -276,6 +276,7 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                 "mem_patients_rate": max(0.0, 0.9 * (n_mem - false) / n_training),
                 "n_mem_total_bound": 0.6 * n_training if share_copied else None,
                 "n_near_identical": 7 if share_copied else 0,
+                "n_partial": 5 if share_copied else 0,
                 "near_identical_threshold": 0.999,
                 "fdr": {
                     "q": q,
