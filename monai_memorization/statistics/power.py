@@ -13,9 +13,9 @@ from torch import Tensor
 
 from monai_memorization.detector import degradations
 
-N_PLANTS = 32
+N_PLANTS = 16
 AUTOENCODER = "autoencoder"
-CELLS_AT_ONCE = 8  # each search looks through the whole training set
+CELLS_AT_ONCE = 16  # each search looks through the whole training set
 
 
 @dataclass(frozen=True)
