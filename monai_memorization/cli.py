@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     auditor.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     auditor.add_argument("--gallery", action="store_true", help="write gallery.html, which shows patient images")
     auditor.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
-    auditor.add_argument("--n-plants", type=int, default=32, help="images copied in the power test (default: 32)")
+    auditor.add_argument("--n-plants", type=int, default=16, help="images copied in the power test (default: 16)")
     auditor.add_argument(
         "--cache-dir",
         type=Path,
