@@ -178,6 +178,7 @@ def _gallery_pairs(
     order = torch.where(identical, 2.0, findings.score).argsort(descending=True, stable=True)
     for i in order[: max(N_GALLERY_PAIRS, int(identical.sum()))].tolist():
         match = int(findings.identical[i] if identical[i] else findings.match[i])
+        window = -1 if identical[i] else int(findings.window[i])
         pairs.append(
             GalleryPair(
                 synthetic.image_ids[i],
@@ -190,11 +191,7 @@ def _gallery_pairs(
                 bool(identical[i]),
                 preparation(synthetic.paths[i]),
                 preparation(training.paths[match]),
-                _part(int(findings.window[i]), len(preparation.image_size)) if not identical[i] else None,
+                place(window, len(preparation.image_size)) if window >= 0 else None,
             )
         )
     return pairs
-
-
-def _part(window: int, dimension: int) -> list[tuple[float, float]] | None:
-    return None if window < 0 else place(window, dimension)

@@ -23,6 +23,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from monai_memorization.auditing import choose_device
+from monai_memorization.detector.candidates import number_patients
 from monai_memorization.detector.embeddings import embed
 from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.detector.leaks import find_leaks, refuse_identical
@@ -88,12 +89,10 @@ def write_reference(
     write_leaks(leaks, Path(path).with_name("leaks.csv"))
     refuse_identical(leaks)
     score = score_embedded(embedded["validation"], embedded["training"]).score
-    owners = embedded["training"].images.patient_ids
-    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(owners))}
     reference = CopyReference(
         embedded["training"].vectors,
         embedded["training"].structure,
-        torch.tensor([numbers[patient] for patient in owners]),
+        number_patients(embedded["training"].images.patient_ids),
         score,
         len(set(embedded["validation"].images.patient_ids)),
         hash_content(Path(encoder)),

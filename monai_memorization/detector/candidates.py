@@ -38,8 +38,7 @@ def nearest_patients(
         Correlations, largest first, float32 (N, k), 0 where there is no further patient, and positions in the
         training set, int64 (N, k), -1 there.
     """
-    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patient_ids))}
-    patients = torch.tensor([numbers[patient] for patient in patient_ids])
+    patients = number_patients(patient_ids)
     reference = standardize(training_vectors)
     similarity, index = vectors.new_zeros(len(vectors), k), torch.full((len(vectors), k), -1)
     most = min(len(reference), MOST_NEIGHBOURS)
@@ -54,6 +53,12 @@ def nearest_patients(
             break
         rows, n = rows[~found.all(dim=1)], min(4 * n, most)
     return similarity, index
+
+
+def number_patients(patient_ids: Sequence[str]) -> Tensor:
+    """Return a number for each image, equal for images of one patient, int64 (n,)."""
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patient_ids))}
+    return torch.tensor([numbers[patient] for patient in patient_ids])
 
 
 def excess(likeness: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

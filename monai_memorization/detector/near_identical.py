@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_memorization.detector.embeddings import THUMBNAIL_SIDES, Embeddings
-from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.neighbors import nearest, spread_out
 from monai_memorization.images.preparation import Preparation
 from monai_memorization.ranks import current_ranks
 
@@ -19,6 +19,7 @@ CORRELATION = 0.999
 # averaging removes what differs most between near-identical images, so their thumbnails are more alike than this
 THUMBNAIL_CORRELATION = 0.995
 N_CANDIDATES = 3
+FAINT = 1e-6
 
 
 def near_identical(query: Embeddings, reference: Embeddings, preparation: Preparation) -> tuple[Tensor, Tensor]:
@@ -95,7 +96,8 @@ def _candidates(query: Embeddings, reference: Embeddings, preparation: Preparati
     thumbnails = query.thumbnails.view(grid)
     k = min(k, len(reference))
     for flip in flips(dimension):
-        similarity, index = nearest(_spread_out(thumbnails.flip(flip).flatten(1)), _spread_out(reference.thumbnails), k)
+        flipped = thumbnails.flip(flip).flatten(1)
+        similarity, index = nearest(spread_out(flipped, FAINT), spread_out(reference.thumbnails, FAINT), k)
         for row, column in (similarity >= THUMBNAIL_CORRELATION).nonzero().tolist():
             yield _Candidate(row, int(index[row, column]), flip)
 
@@ -104,8 +106,3 @@ def _agreement(candidate: _Candidate, query: Embeddings, reference: Embeddings, 
     """Read both images again and correlate their pixels."""
     image = preparation(query.images.paths[candidate.row]).flip([axis - 1 for axis in candidate.flip])
     return correlation(image, preparation(reference.images.paths[candidate.column]))
-
-
-def _spread_out(thumbnails: Tensor) -> Tensor:
-    """Add a faint fixed pattern, lest a thumbnail be constant and its correlation undefined."""
-    return thumbnails + 1e-6 * torch.linspace(-1, 1, thumbnails.shape[1])

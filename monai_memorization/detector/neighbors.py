@@ -65,6 +65,11 @@ def standardize(vectors: Tensor, name: str = "vectors") -> Tensor:
     return standardized
 
 
+def spread_out(values: Tensor, amplitude: float) -> Tensor:
+    """Add a faint fixed pattern to rows (N, D), lest one be constant and its correlation undefined."""
+    return values + amplitude * torch.linspace(-1, 1, values.shape[1])
+
+
 def paired(first: Tensor, second: Tensor) -> Tensor:
     """Return the similarity of each row of one set of embeddings, (N, D), to the same row of another, float32 (N,)."""
     return (standardize(first).double() * standardize(second).double()).sum(dim=1).float()

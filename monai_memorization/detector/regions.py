@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from monai_memorization.detector.candidates import excess, fisher_z, nearest_patients
+from monai_memorization.detector.neighbors import spread_out
 
 # along each axis: the first half, the middle, the second half
 PLACES = 3
 # mean square of a window, as a share of the image's, below which it shows nothing, as where there is air
 EMPTY = 0.1
+FAINT = 1e-3
 
 
 def regional_excess(
@@ -43,7 +45,8 @@ def regional_excess(
         own, of_training = _cut(structure, window), _cut(training_structure, window).float()
         shown = own.square().mean(dim=1) > EMPTY * whole
         value, index = whole.new_zeros(len(own), dtype=torch.float64), torch.zeros(len(own), dtype=torch.int64)
-        similarity, candidates = nearest_patients(_spread_out(own[shown]), _spread_out(of_training), patient_ids, k)
+        own, of_training = (spread_out(values, FAINT) for values in (own[shown], of_training))
+        similarity, candidates = nearest_patients(own, of_training, patient_ids, k)
         value[shown], index[shown] = excess(fisher_z(similarity), candidates)
         excesses.append(value)
         indices.append(index)
@@ -63,8 +66,3 @@ def _cut(structure: Tensor, window: int) -> Tensor:
         length = max(1, side // 2)
         structure = structure.narrow(axis, round(2 * start * (side - length)), length)
     return structure.flatten(1)
-
-
-def _spread_out(values: Tensor) -> Tensor:
-    """Add a faint fixed pattern, lest a window be constant and its correlation undefined."""
-    return values + 1e-3 * torch.linspace(-1, 1, values.shape[1])
