@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
 import subprocess
@@ -11,7 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from made_up_images import smooth_images, write_folder
+from small_generators import SMALL
+from two_processes import TESTS
 
 from monai_memorization.auditing import audit
 from monai_memorization.detector import embeddings
@@ -67,3 +72,86 @@ def test_audit_killed_at_random_moments_ends_with_the_same_tables(encoder_file, 
 
     assert tables(tmp_path / "killed") == expected
     assert not list((tmp_path / "killed").glob(".*.unfinished"))
+
+
+# from training images to the audit of what was drawn; a stage that is complete is not begun again
+WORKFLOW = """
+import monai.bundle, pathlib, sys
+from monai_memorization.auditing import audit
+configs, encoder, options = sys.argv[1:]
+options = monai.bundle.ConfigParser.load_config_file(options)
+print("started", flush=True)
+for stage, weights in {"autoencoder": "autoencoder.pt", "diffusion": "model.pt"}.items():
+    if not pathlib.Path("models", weights).exists():
+        files = [f"{configs}/train_{stage}.json", "losses.json"]
+        monai.bundle.run(config_file=files, training="../training", output_dir="models", **options)
+options |= {"model_dir": "models", "output_dir": "drawn", "n_images": 24, "batch_size": 2}
+monai.bundle.run(config_file=f"{configs}/inference.json", **options)
+audit("../training", "../validation", "drawn", "audit", encoder=encoder)
+"""
+
+
+def run_workflow(folder: Path, encoder_file: Path, seconds: float | None) -> int:
+    """Start the workflow in a folder, kill it some seconds later, unless they are None, and return its exit status."""
+    folder.mkdir(exist_ok=True)
+    options = SMALL | {"logging_file": False, "checkpoint_interval": 0, "autoencoder_steps": 40, "diffusion_steps": 40}
+    options |= {"autoencoder_batch_size": 8, "diffusion_batch_size": 8}
+    (folder / "options.json").write_text(json.dumps(options))
+    losses = {"+train#handlers": [{"_target_": "training_records.LossRecorder", "folder": "."}]}
+    (folder / "losses.json").write_text(json.dumps(losses))
+    configs = TESTS.parent / "bundles" / "latent_diffusion_2d" / "configs"
+    command = [sys.executable, "-c", WORKFLOW, str(configs), str(encoder_file), "options.json"]
+    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    with (
+        (folder / "errors.txt").open("w") as errors,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        if seconds is None:
+            process.communicate()
+        else:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGKILL)
+        return process.wait()
+
+
+def results(folder: Path) -> tuple[set[str], list[torch.Tensor], dict[str, bytes], dict[str, bytes]]:
+    """Return the loss of every step of both stages, all weights, the images drawn, and the tables of the audit."""
+    weights = [
+        value
+        for name in ("autoencoder.pt", "model.pt")
+        for value in torch.load(folder / "models" / name, weights_only=True).values()
+    ]
+    images = {path.name: path.read_bytes() for path in (folder / "drawn").glob("*.png")}
+    # a step that was done after the last checkpoint is done again, with the same loss
+    return set((folder / "losses0.txt").read_text().splitlines()), weights, images, tables(folder / "audit")
+
+
+@pytest.mark.slow
+def test_workflow_killed_at_30_random_moments_ends_with_the_same_weights_images_and_tables(encoder_file, tmp_path):
+    for seed, (role, n) in enumerate([("training", 40), ("validation", 20)]):
+        write_folder(smooth_images(n, seed=seed), tmp_path / role, role)
+    begun = time.monotonic()
+    assert run_workflow(tmp_path / "whole", encoder_file, None) == 0
+    seconds, moments = time.monotonic() - begun, random.Random(0)
+    losses, weights, images, expected = results(tmp_path / "whole")
+    assert (len(losses), len(images)) == (80, 24)
+
+    n_kills, n_ends, folder = 0, 0, tmp_path / "killed_0"
+    while n_kills < 30 or not n_ends:
+        # the last run is left to end
+        moment = moments.uniform(0, seconds / 4) if n_kills < 30 else None
+        status = run_workflow(folder, encoder_file, moment)
+        assert status in (0, -signal.SIGKILL), (folder / "errors.txt").read_text()[-3000:]
+        n_kills += status != 0
+        if status == 0:
+            again = results(folder)
+            assert again[0] == losses
+            assert all(torch.equal(one, other) for one, other in zip(again[1], weights, strict=True))
+            assert again[2] == images
+            assert again[3] == expected
+            n_ends += 1
+            folder = tmp_path / f"killed_{n_ends}"

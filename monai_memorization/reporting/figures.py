@@ -78,8 +78,8 @@ def score_histogram(
 
 
 @dataclass(frozen=True)
-class Scores:
-    """How similar the images of one audit are to their nearest training image.
+class ScoreHistogram:
+    """Scores of one audit, counted in bins.
 
     Args:
         edges: The n + 1 edges of the bins, scores.
@@ -94,7 +94,9 @@ class Scores:
     threshold: float | None = None
 
 
-def two_score_histograms(before: Scores, after: Scores, same_threshold: bool, calibration: str = "validation") -> str:
+def two_score_histograms(
+    before: ScoreHistogram, after: ScoreHistogram, same_threshold: bool, calibration: str = "validation"
+) -> str:
     """Draw the scores of two audits in one frame.
 
     Bins of two audits differ in width, so each bar shows the share of its set per 0.01 of the score.

@@ -108,12 +108,12 @@ def _two_histograms(before: Mapping[str, Any], after: Mapping[str, Any]) -> Mark
     return Markup(figures.two_score_histograms(first, second, same, calibration))
 
 
-def _scores(report: Mapping[str, Any]) -> figures.Scores | None:
+def _scores(report: Mapping[str, Any]) -> figures.ScoreHistogram | None:
     bins = (report.get("distributions") or {}).get("score")
     if not bins:
         return None
     threshold = report["calibrated"]["threshold"]
-    return figures.Scores(bins["edges"], bins["validation"], bins["synthetic"], threshold)
+    return figures.ScoreHistogram(bins["edges"], bins["validation"], bins["synthetic"], threshold)
 
 
 @dataclass(frozen=True)
