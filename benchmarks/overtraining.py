@@ -5,9 +5,9 @@
     python benchmarks/overtraining.py figure OUT --output FIGURE.svg
 
 The latent diffusion model is the 2D bundle with its fragment; the pixel-space diffusion model and the GAN are small
-networks of MONAI in MONAI's trainers, on the same films at half the size. Each is watched by the handler and trained to
-the end. Then it is trained again with the limit on the copy rate, which stops it: what is kept is in the JSON, and
-whether its checks were those of the first run. Nothing is repeated while OUT/<kind>.json is there.
+networks of MONAI in MONAI's trainers, on some of the same films at half the size. Each is watched by the handler and
+trained to the end. Then it is trained again with the limit on the copy rate, which stops it: what is kept is in the
+JSON, and whether its checks were those of the first run. Nothing is repeated while OUT/<kind>.json is there.
 
 The Frechet distance is that of `report.json`, between embeddings of drawn images and of validation images, beside that
 of real images. The validation loss is the training loss on validation images: of the denoising, with noise of its own
@@ -58,25 +58,29 @@ from monai_memorization.statistics.fidelity import measure_fidelity
 
 KEPT = "model_within_limit.pt"
 SETTINGS: dict[str, Any] = {
-    "n_training": 256,
     "n_images": 200,
     "n_checks": 20,
     "copy_rate_limit": 0.1,
     "n_steps": 50,
     "image_size": [32, 32],
-    "latent_diffusion": {"recipe": ["quick.yaml"], "common": {}},
-    "pixel_diffusion": {"epochs": 1000, "batch_size": 32, "channels": [32, 64, 64], "learning_rate": 5e-4},
-    "gan": {"epochs": 2000, "batch_size": 32, "channels": [64, 64, 32, 16], "learning_rate": 2e-4},
+    "latent_diffusion": {"n_training": 256, "recipe": ["quick.yaml"], "common": {}},
+    "pixel_diffusion": {
+        "n_training": 64,
+        "epochs": 1500,
+        "batch_size": 32,
+        "channels": [32, 64, 64],
+        "learning_rate": 5e-4,
+    },
+    "gan": {"n_training": 64, "epochs": 3000, "batch_size": 32, "channels": [64, 64, 32, 16], "learning_rate": 2e-4},
 }
 TINY_BUNDLE = overhead.TINY | {"diffusion_steps": 8}
 TINY: dict[str, Any] = {
-    "n_training": 40,
     "n_images": 8,
     "n_checks": 4,
     "n_steps": 2,
-    "latent_diffusion": {"recipe": ["quick.yaml"], "common": TINY_BUNDLE},
-    "pixel_diffusion": {"epochs": 4, "batch_size": 20, "channels": [8, 8, 8], "learning_rate": 1e-3},
-    "gan": {"epochs": 4, "batch_size": 20, "channels": [8, 8, 8, 4], "learning_rate": 1e-3},
+    "latent_diffusion": {"n_training": 40, "recipe": ["quick.yaml"], "common": TINY_BUNDLE},
+    "pixel_diffusion": {"n_training": 40, "epochs": 4, "batch_size": 20, "channels": [8, 8, 8], "learning_rate": 1e-3},
+    "gan": {"n_training": 40, "epochs": 4, "batch_size": 20, "channels": [8, 8, 8, 4], "learning_rate": 1e-3},
 }
 
 
@@ -294,7 +298,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train each kind to the end, and again with the limit where it was passed."""
     settings = SETTINGS | (TINY if options.tiny else {})
-    images = choose_training(read_image_set(options.training, "training"), settings["n_training"], options.seed)
+    available = read_image_set(options.training, "training")
     for kind in options.only:
         file = options.output_dir / f"{kind}.json"
         if file.is_file():
@@ -303,6 +307,7 @@ def run(options: argparse.Namespace) -> None:
         start, work = time.perf_counter(), options.output_dir / "work" / kind
         shutil.rmtree(work, ignore_errors=True)
         size = None if kind == "latent_diffusion" else settings["image_size"]
+        images = choose_training(available, settings[kind]["n_training"], options.seed)
         given = sets_and_encoder(images, options, size) | {"n_images": settings["n_images"], "seed": options.seed}
         curve = KINDS[kind](settings, given, work / "whole", 1.0)
         result |= {"n_training": len(images), "curve": curve, "stopped": None}
@@ -321,7 +326,7 @@ def run(options: argparse.Namespace) -> None:
 def sets_and_encoder(training: ImageSet, options: argparse.Namespace, size: list[int] | None) -> dict[str, str]:
     """Write the sets as a generator of this size sees them, as they are for None, and train the encoder on them."""
     sets = {"training": training, "validation": read_image_set(options.validation, "validation")}
-    folder = options.output_dir / ("images" if size is None else f"images_{size[0]}")
+    folder = options.output_dir / f"{len(training)}_images{'' if size is None else f'_{size[0]}'}"
     for role, images in sets.items():
         if size is None:
             write_image_set(images, folder / f"{role}.csv")
