@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An audit against the paper's way with the same network: one image at a time, and full matrices that are sorted.
+
+The paper's way gives tau, N_mem and N_copies and nothing else. It is held against the same three numbers by the
+package, which have to be equal, and against the whole audit: registration, windows, power test, leak check, report.
+Time on the wall is that of a user, and says something on an idle machine only; CPU time includes the processes that
+read images.
+
+    python benchmarks/audit_time.py --training T.csv --validation V.csv --synthetic S.csv --encoder model.pt \
+        --output OUT.json [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from overhead import commit, machine
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from monai_memorization.auditing import audit
+from monai_memorization.detector.embeddings import embed, embed_batch
+from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
+from monai_memorization.files import write_text
+from monai_memorization.images.sets import ImageSet, read_image_set
+from monai_memorization.statistics.paper_protocol import measure_paper_protocol
+
+ROLES = ("training", "validation", "synthetic")
+Counts = dict[str, float]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and write one JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for role in ROLES:
+        parser.add_argument(f"--{role}", type=Path, required=True)
+    parser.add_argument("--encoder", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3, help="each way is taken once in each")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    encoder = load_encoder(options.encoder)
+    sets = {role: read_image_set(getattr(options, role), role) for role in ROLES}
+    rounds, audits = [], []
+    for _ in range(options.rounds):
+        paper, one_by_one = timed(partial(papers_way, encoder, sets))
+        same, batches = timed(partial(same_counts, encoder, sets))
+        if paper != same:
+            raise SystemExit(f"the paper's way counts {paper}, the package {same}")
+        with tempfile.TemporaryDirectory() as folder:
+            given = [getattr(options, role) for role in ROLES]
+            _, whole = timed(partial(audit, *given, folder, encoder=options.encoder))
+            audits.append(json.loads((Path(folder) / "report.json").read_text())["provenance"]["seconds"])
+        rounds.append({"papers_way": one_by_one, "same_counts": batches, "whole_audit": whole})
+    result = {"commit": commit(), "machine": machine(), "threads": torch.get_num_threads()}
+    result |= {"n_images": {role: len(images) for role, images in sets.items()}, "counts": paper, "rounds": rounds}
+    result["seconds_of_audit"] = audits
+    result["times_faster"] = {
+        f"{way}, {clock}": statistics.median(row["papers_way"][clock] / row[way][clock] for row in rounds)
+        for way in ("same_counts", "whole_audit")
+        for clock in ("wall", "cpu")
+    }
+    write_text(options.output, json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result["times_faster"], indent=1))
+
+
+def papers_way(encoder: ContrastiveEncoder, sets: dict[str, ImageSet]) -> Counts:
+    """Embed image by image, compute all distances, sort each row, and count above the threshold."""
+    vectors = {role: torch.cat([_embed_one(encoder, path) for path in images.paths]) for role, images in sets.items()}
+    to_validation, to_synthetic = (_nearest(vectors["training"], vectors[role]) for role in ROLES[1:])
+    tau = torch.quantile(to_validation, 0.95)
+    to_training = _nearest(vectors["synthetic"], vectors["training"])
+    return {"n_mem": int((to_synthetic > tau).sum()), "n_copies": int((to_training > tau).sum())}
+
+
+def _embed_one(encoder: ContrastiveEncoder, path: Path) -> Tensor:
+    return embed_batch(encoder, encoder.preparation(path)[None])
+
+
+def _nearest(query: Tensor, reference: Tensor) -> Tensor:
+    distances = cdist(query.numpy(), reference.numpy(), "correlation")
+    order = distances.argsort(axis=1)
+    return 1 - torch.from_numpy(distances).gather(1, torch.from_numpy(order[:, :1]))[:, 0]
+
+
+def same_counts(encoder: ContrastiveEncoder, sets: dict[str, ImageSet]) -> Counts:
+    """Return the same numbers by the package."""
+    protocol = measure_paper_protocol(*(embed(encoder, images).vectors for images in sets.values()))
+    return {"n_mem": protocol.n_mem, "n_copies": protocol.n_copies}
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """Return what a function returns, and its seconds on the wall and on processors, its processes included."""
+    wall, cpu = time.perf_counter(), sum(os.times()[:4])
+    result = function()
+    seconds = {"wall": time.perf_counter() - wall, "cpu": sum(os.times()[:4]) - cpu}
+    return result, {clock: round(value, 3) for clock, value in seconds.items()}
+
+
+if __name__ == "__main__":
+    main()
