@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the ways of training are worth: views made in the batch, and latents that are encoded once.
+
+Views: those of the encoder, against the same chain of MONAI's dictionary transforms taken image by image; images per
+second of the views alone, and of whole training steps. Latents: steps per second of the diffusion stage as the bundle
+runs it, against a step that encodes its images first. The ceiling is what is won if nothing else takes time: (encoding
+and a bare step) / bare step. CPU time of one thread, so that other work on the machine disturbs little.
+
+    python benchmarks/training_rates.py --films T.csv --volumes T.csv --output OUT.json [--tiny]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandBiasFieldd,
+    RandFlipd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandScaleIntensityd,
+    RandScaleIntensityFixedMeand,
+    ScaleIntensityd,
+)
+from overhead import TINY, commit, machine
+from torch import Tensor, nn
+from trainings import bundle_workflow, choose_training
+
+from monai_memorization.detector.contrastive import nt_xent
+from monai_memorization.detector.encoder import ContrastiveEncoder
+from monai_memorization.detector.views import Views
+from monai_memorization.files import write_text
+from monai_memorization.images.sets import read_image_set, write_image_set
+
+N_TRAINING = 32
+BATCH = 64
+SIZES = {"64x64": (64, 64), "36x50x36": (36, 50, 36)}
+Case = dict[str, Any]
+CASES: dict[str, Case] = {
+    "2D, quick recipe": {"bundle": "latent_diffusion_2d", "recipe": ["quick.yaml"]},
+    "2D, default networks, 64x64": {
+        "bundle": "latent_diffusion_2d",
+        "common": {"image_size": [64, 64], "diffusion_batch_size": 8},
+    },
+    "3D, quick recipe": {"bundle": "latent_diffusion_3d", "recipe": ["quick.yaml", "data/hippocampus.yaml"]},
+    "3D, default networks, 36x52x36": {
+        "bundle": "latent_diffusion_3d",
+        "common": {"image_size": [36, 52, 36], "diffusion_batch_size": 4},
+    },
+}
+
+
+class StepClock:
+    """Handler that notes the CPU time at the end of each step."""
+
+    moments: ClassVar[list[float]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Forget an earlier run, and listen."""
+        self.moments.clear()
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self.moments.append(time.process_time()))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure case by case; the JSON is written anew after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--films", type=Path, required=True, help="training images, 2D")
+    parser.add_argument("--volumes", type=Path, required=True, help="training images, 3D")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
+    options = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    result: Case = {"commit": commit(), "machine": machine(), "threads": torch.get_num_threads()}
+    result |= {"views": {}, "latents": {}}
+    for name, size in {"16x16": (16, 16)}.items() if options.tiny else SIZES.items():
+        result["views"][name] = rates_of_views(size, 4 if options.tiny else BATCH)
+        write_text(options.output, json.dumps(result, indent=1) + "\n")
+    tiny = {"tiny": {"bundle": "latent_diffusion_2d", "recipe": ["quick.yaml"], "common": TINY}}
+    for name, case in tiny.items() if options.tiny else CASES.items():
+        source = options.volumes if "3d" in case["bundle"] else options.films
+        with tempfile.TemporaryDirectory() as folder:
+            result["latents"][name] = rates_of_latents(case, source, Path(folder), 6 if options.tiny else 30)
+        write_text(options.output, json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+def rates_of_views(size: tuple[int, ...], n: int) -> Case:
+    """Images per second of both ways, alone and within a training step, and how many times faster the batch is."""
+    images, views, transform = torch.rand(n, 1, *size), Views(), dictionary_transforms(Views(), size)
+    encoder = ContrastiveEncoder(size)
+    optimizer = torch.optim.AdamW(encoder.parameters())
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "batch": views,
+        "item_by_item": lambda batch: torch.stack([transform({"image": image})["image"] for image in batch]),
+    }
+    rates = {
+        "views": {way: n / seconds(partial(make, images)) for way, make in ways.items()},
+        "training": {
+            way: n / seconds(partial(train_step, encoder, optimizer, images, make)) for way, make in ways.items()
+        },
+    }
+    return {
+        name: {way: rounded(rate) for way, rate in both.items()}
+        | {"times_faster": rounded(both["batch"] / both["item_by_item"])}
+        for name, both in rates.items()
+    }
+
+
+def dictionary_transforms(views: Views, size: tuple[int, ...]) -> Compose:
+    """Return MONAI's transforms of the same kinds and strengths, for one image at a time."""
+    keys, sides, d = ["image"], min(size), len(size)
+    gain = views.gain - 1
+    return Compose(
+        [
+            *(RandFlipd(keys, prob=views.flip_rate, spatial_axis=axis) for axis in range(d)),
+            RandAffined(
+                keys,
+                prob=1.0,
+                rotate_range=[math.radians(views.angle)] * (d * (d - 1) // 2),
+                translate_range=[views.shift * sides] * d,
+                scale_range=[views.zoom - 1] * d,
+                padding_mode="border",
+            ),
+            RandAdjustContrastd(keys, prob=1.0, gamma=(1 / views.gamma, views.gamma)),
+            RandScaleIntensityFixedMeand(keys, prob=1.0, factors=gain),
+            RandScaleIntensityd(keys, prob=1.0, factors=gain),
+            RandBiasFieldd(keys, prob=1.0, degree=2, coeff_range=(0.0, views.bias)),
+            RandGaussianSmoothd(keys, prob=1.0, **{f"sigma_{axis}": (0.01, views.blur * sides) for axis in "xyz"[:d]}),
+            RandGaussianNoised(keys, prob=1.0, std=views.noise),
+            ScaleIntensityd(keys),
+        ]
+    )
+
+
+def train_step(
+    encoder: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, views: Callable[[Tensor], Tensor]
+) -> None:
+    """Take one step, as the encoder's training does."""
+    first, second = encoder(torch.cat([images, torch.as_tensor(views(images))])).chunk(2)
+    optimizer.zero_grad()
+    nt_xent(first, second, 0.1).backward()
+    optimizer.step()
+
+
+def rates_of_latents(case: Case, source: Path, folder: Path, n_steps: int) -> Case:
+    """Seconds of a step in the bundle, of a bare step and of the encoding of its batch, and what caching is worth."""
+    images = choose_training(read_image_set(source, "training"), N_TRAINING, 0)
+    write_image_set(images, folder / "training.csv")
+    (folder / "clock.json").write_text(json.dumps({"+train#handlers": [{"_target_": f"{__name__}.StepClock"}]}))
+    # values do not change how long it takes
+    weights = folder / "autoencoder.pt"
+    torch.save(parse("train_autoencoder", case)("autoencoder_def").state_dict(), weights)
+    settings = case | {"recipe": [*case.get("recipe", []), str(folder / "clock.json")]}
+    given = {"training": str(folder / "training.csv"), "autoencoder_weights": str(weights), "seed": 0}
+    workflow = bundle_workflow(
+        "train_diffusion", settings, **given | {"output_dir": str(folder / "model"), "diffusion_steps": n_steps}
+    )
+    workflow.initialize()
+    workflow.run()
+    moments = torch.tensor(StepClock.moments, dtype=torch.float64)
+    in_bundle = float(moments.diff()[2:].median())
+    workflow.finalize()
+
+    parser = parse("train_diffusion", case | {"common": case.get("common", {}) | given})
+    network, autoencoder, scheduler = (parser(name) for name in ("network_def", "autoencoder", "scheduler"))
+    batch_size, size = parser("diffusion_batch_size"), parser("image_size")
+    batch = torch.rand(batch_size, 1, *size)
+    latents = encode(autoencoder, batch)
+    optimizer = torch.optim.AdamW(network.parameters())
+    step = seconds(partial(denoising_step, network, optimizer, scheduler, latents))
+    encoding = seconds(partial(encode, autoencoder, batch))
+    won = {"ceiling": (encoding + step) / step, "reached": (encoding + step) / in_bundle}
+    won["share_of_ceiling"] = won["reached"] / won["ceiling"]
+    times = {"bundle_step": in_bundle, "bare_step": step, "encoding": encoding}
+    return {"batch_size": batch_size, "seconds": {name: rounded(value) for name, value in times.items()}} | {
+        name: rounded(value) for name, value in won.items()
+    }
+
+
+def parse(name: str, case: Case) -> Callable[[str], Any]:
+    """Return what gives the parts of a config of the bundle by their names."""
+    parser: ConfigParser = bundle_workflow(name, case).parser
+    return partial(parser.get_parsed_content)
+
+
+def encode(autoencoder: nn.Module, images: Tensor) -> Tensor:
+    """Encode a batch, as training without a cache does in each step."""
+    with torch.no_grad():
+        return autoencoder.encode_stage_2_inputs(images)  # type: ignore[operator, no-any-return]
+
+
+def denoising_step(network: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, latents: Tensor) -> None:
+    """Take one step on the velocity, without loader, engine or averaging."""
+    noise = torch.randn_like(latents)
+    timesteps = torch.randint(scheduler.num_train_timesteps, (len(latents),))
+    predicted = network(scheduler.add_noise(latents, noise, timesteps), timesteps)
+    loss = F.mse_loss(predicted, scheduler.get_velocity(latents, noise, timesteps))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def seconds(function: Callable[[], Any], repeats: int = 7) -> float:
+    """Return the median CPU time of a call, after one that is not counted."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
+
+
+def rounded(value: float) -> float:
+    """Keep four digits."""
+    return float(f"{value:.4g}")
+
+
+if __name__ == "__main__":
+    main()
