@@ -50,7 +50,7 @@ from monai_memorization.images.sets import read_image_set, write_image_set
 
 N_TRAINING = 32
 BATCH = 64
-SIZES = {"64x64": (64, 64), "36x50x36": (36, 50, 36)}
+SIZES = {"64x64": (64, 64), "32x48x32": (32, 48, 32)}
 Case = dict[str, Any]
 CASES: dict[str, Case] = {
     "2D, quick recipe": {"bundle": "latent_diffusion_2d", "recipe": ["quick.yaml"]},
@@ -59,9 +59,9 @@ CASES: dict[str, Case] = {
         "common": {"image_size": [64, 64], "diffusion_batch_size": 8},
     },
     "3D, quick recipe": {"bundle": "latent_diffusion_3d", "recipe": ["quick.yaml", "data/hippocampus.yaml"]},
-    "3D, default networks, 36x52x36": {
+    "3D, default networks, 32x48x32": {
         "bundle": "latent_diffusion_3d",
-        "common": {"image_size": [36, 52, 36], "diffusion_batch_size": 4},
+        "common": {"image_size": [32, 48, 32], "diffusion_batch_size": 4},
     },
 }
 
