@@ -17,7 +17,7 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -158,10 +158,17 @@ def _measure_peak(function: Callable[[int, int], None], n: int, k: int) -> float
     torch.set_num_threads(1)
     function(64, k)  # what is loaded at the first call
     vectors = _vectors(n)  # as much as the search makes anew
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_rss()
     del vectors
     function(n, k)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_peak_rss() - before) / 1024
+
+
+def _peak_rss() -> int:
+    """Return the most memory in use since the last call, kB; Linux alone can forget what came before."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(found[1]) if found else 0
 
 
 def _time(function: Callable[[], Any], clock: Callable[[], float]) -> float:

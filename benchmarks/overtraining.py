@@ -5,7 +5,7 @@
     python benchmarks/overtraining.py figure OUT --output FIGURE.svg
 
 The latent diffusion model is the 2D bundle with its fragment; the pixel-space diffusion model and the GAN are small
-networks of MONAI in MONAI's trainers, on some of the same films at half the size. Each is watched by the handler and
+networks of MONAI in MONAI's trainers, on the same films at half the size. Each is watched by the handler and
 trained to the end. Then it is trained again with the limit on the copy rate, which stops it: what is kept is in the
 JSON, and whether its checks were those of the first run. Nothing is repeated while OUT/<kind>.json is there.
 
@@ -45,7 +45,7 @@ from simulation_figures import write_svg
 from torch import Tensor, nn
 from trainings import choose_training, run_bundle
 
-from monai_memorization.detector.contrastive import obtain_encoder, train_encoder
+from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import save_encoder
 from monai_memorization.files import write_text
 from monai_memorization.generation.latents import encode
@@ -58,29 +58,37 @@ from monai_memorization.statistics.fidelity import measure_fidelity
 
 KEPT = "model_within_limit.pt"
 SETTINGS: dict[str, Any] = {
+    "n_training": 64,
+    "encoder_steps": 600,
     "n_images": 200,
     "n_checks": 20,
     "copy_rate_limit": 0.1,
     "n_steps": 50,
     "image_size": [32, 32],
-    "latent_diffusion": {"n_training": 256, "recipe": ["quick.yaml"], "common": {}},
-    "pixel_diffusion": {
-        "n_training": 64,
-        "epochs": 1500,
-        "batch_size": 32,
-        "channels": [32, 64, 64],
-        "learning_rate": 5e-4,
+    # the baseline of the study
+    "latent_diffusion": {
+        "recipe": ["quick.yaml"],
+        "common": {
+            "autoencoder_channels": [8, 16, 32, 32],
+            "latent_channels": 8,
+            "diffusion_channels": [32, 64],
+            "diffusion_attention": [False, True],
+        },
+        "autoencoder": {"autoencoder_steps": 1000, "adversarial_warmup": 1000},
+        "diffusion": {"diffusion_steps": 4000, "diffusion_batch_size": 16, "ema_momentum": 0.005},
     },
-    "gan": {"n_training": 64, "epochs": 3000, "batch_size": 32, "channels": [64, 64, 32, 16], "learning_rate": 2e-4},
+    "pixel_diffusion": {"epochs": 1500, "batch_size": 32, "channels": [32, 64, 64], "learning_rate": 5e-4},
+    "gan": {"epochs": 3000, "batch_size": 32, "channels": [64, 64, 32, 16], "learning_rate": 2e-4},
 }
-TINY_BUNDLE = overhead.TINY | {"diffusion_steps": 8}
 TINY: dict[str, Any] = {
+    "n_training": 40,
+    "encoder_steps": 2,
     "n_images": 8,
     "n_checks": 4,
     "n_steps": 2,
-    "latent_diffusion": {"n_training": 40, "recipe": ["quick.yaml"], "common": TINY_BUNDLE},
-    "pixel_diffusion": {"n_training": 40, "epochs": 4, "batch_size": 20, "channels": [8, 8, 8], "learning_rate": 1e-3},
-    "gan": {"n_training": 40, "epochs": 4, "batch_size": 20, "channels": [8, 8, 8, 4], "learning_rate": 1e-3},
+    "latent_diffusion": {"recipe": ["quick.yaml"], "common": overhead.TINY | {"diffusion_steps": 8}},
+    "pixel_diffusion": {"epochs": 4, "batch_size": 20, "channels": [8, 8, 8], "learning_rate": 1e-3},
+    "gan": {"epochs": 4, "batch_size": 20, "channels": [8, 8, 8, 4], "learning_rate": 1e-3},
 }
 
 
@@ -168,7 +176,7 @@ def latent_diffusion(settings: dict[str, Any], given: dict[str, Any], folder: Pa
     common = {"training": given["training"], "seed": given["seed"]}
     autoencoder = folder.parent / "autoencoder"
     if not (autoencoder / "autoencoder.pt").is_file():
-        run_bundle("train_autoencoder", own, output_dir=str(autoencoder), **common)
+        run_bundle("train_autoencoder", own, output_dir=str(autoencoder), **common, **own.get("autoencoder", {}))
     watch = {name: given[name] for name in ("encoder", "n_images")} | {"_target_": f"{__name__}.CurveHandler"}
     watch["interval"] = f"$max(1, @train#trainer#max_epochs // {settings['n_checks']})"
     watch["validation_loss"] = {
@@ -184,6 +192,7 @@ def latent_diffusion(settings: dict[str, Any], given: dict[str, Any], folder: Pa
     overrides |= {"memorization#sampler#n_steps": settings["n_steps"], "copy_rate_limit": limit}
     overrides |= {"autoencoder_weights": str(autoencoder / "autoencoder.pt"), "validation": given["validation"]}
     own["recipe"] = [*own["recipe"], "mitigation/early_stopping.yaml"]
+    overrides |= own.get("diffusion", {})
     run_bundle("train_diffusion", own, output_dir=str(folder), **common, **overrides)
     return CurveHandler.rows
 
@@ -298,7 +307,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train each kind to the end, and again with the limit where it was passed."""
     settings = SETTINGS | (TINY if options.tiny else {})
-    available = read_image_set(options.training, "training")
+    images = choose_training(read_image_set(options.training, "training"), settings["n_training"], options.seed)
     for kind in options.only:
         file = options.output_dir / f"{kind}.json"
         if file.is_file():
@@ -307,8 +316,10 @@ def run(options: argparse.Namespace) -> None:
         start, work = time.perf_counter(), options.output_dir / "work" / kind
         shutil.rmtree(work, ignore_errors=True)
         size = None if kind == "latent_diffusion" else settings["image_size"]
-        images = choose_training(available, settings[kind]["n_training"], options.seed)
-        given = sets_and_encoder(images, options, size) | {"n_images": settings["n_images"], "seed": options.seed}
+        given = sets_and_encoder(images, options, size, settings["encoder_steps"]) | {
+            "n_images": settings["n_images"],
+            "seed": options.seed,
+        }
         curve = KINDS[kind](settings, given, work / "whole", 1.0)
         result |= {"n_training": len(images), "curve": curve, "stopped": None}
         limit = settings["copy_rate_limit"]
@@ -323,10 +334,12 @@ def run(options: argparse.Namespace) -> None:
         print(f"{kind}: {result['seconds']} s, stopped: {result['stopped']}", flush=True)
 
 
-def sets_and_encoder(training: ImageSet, options: argparse.Namespace, size: list[int] | None) -> dict[str, str]:
+def sets_and_encoder(
+    training: ImageSet, options: argparse.Namespace, size: list[int] | None, n_steps: int
+) -> dict[str, str]:
     """Write the sets as a generator of this size sees them, as they are for None, and train the encoder on them."""
     sets = {"training": training, "validation": read_image_set(options.validation, "validation")}
-    folder = options.output_dir / f"{len(training)}_images{'' if size is None else f'_{size[0]}'}"
+    folder = options.output_dir / ("images" if size is None else f"images_{size[0]}")
     for role, images in sets.items():
         if size is None:
             write_image_set(images, folder / f"{role}.csv")
@@ -337,10 +350,8 @@ def sets_and_encoder(training: ImageSet, options: argparse.Namespace, size: list
             export_images(items, folder / role, role)
     seen = read_image_set(folder / "training.csv", "training")
     encoder = folder / "encoder" / "model.pt"
-    if not options.tiny:
-        obtain_encoder(None, seen, encoder.parent, options.seed)
-    elif not encoder.is_file():
-        save_encoder(train_encoder(read_prepared(seen, choose_preparation(seen)), 2), encoder)
+    if not encoder.is_file():
+        save_encoder(train_encoder(read_prepared(seen, choose_preparation(seen)), n_steps, options.seed), encoder)
     return {role: str(folder / f"{role}.csv") for role in sets} | {"encoder": str(encoder)}
 
 

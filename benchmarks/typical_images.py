@@ -6,9 +6,10 @@ source, which is in neither training nor validation set, typical images are made
 Gaussian mixtures fitted on it. They are audited as if they were synthetic, and the share flagged is held against the
 level that the audit states; beside it stands how easily they are told from validation images, as in every audit.
 
-Reconstructions are given as a folder, made from the held-out images with the bundle's reconstruct.json.
+Reconstructions are given as a folder, made from the held-out images with the bundle's reconstruct.json; where none is
+given, they are left out.
 
-    python benchmarks/typical_images.py --training T.csv --held-out H.csv --reconstructed DIR --encoder model.pt \
+    python benchmarks/typical_images.py --training T.csv --held-out H.csv [--reconstructed DIR] --encoder model.pt \
            --output OUT.json
 """
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--training", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, required=True, help="images of other patients, one of each")
-    parser.add_argument("--reconstructed", type=Path, required=True, help="the same through the autoencoder")
+    parser.add_argument("--reconstructed", type=Path, help="the same through the autoencoder")
     parser.add_argument("--encoder", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=20, help="number of divisions")
     parser.add_argument("--output", type=Path, required=True)
@@ -52,13 +53,9 @@ def main() -> None:
     encoder = load_encoder(options.encoder)
     training = embed(encoder, read_image_set(options.training, "training"))
     films = _pixels(options.held_out, "held_out", encoder)
-    reconstructed = _pixels(options.reconstructed, "reconstructed", encoder)
-    order = originals(reconstructed.images, films.images)
-    if sorted(order) != list(range(len(films))):
-        raise SystemExit("--reconstructed: must hold each held-out image once, under its own name")
-    reconstructions = torch.empty_like(films.pixels, dtype=torch.float32)
-    reconstructions[order] = reconstructed.pixels.float()
-    trials = [_divide(films.pixels.float(), reconstructions, training, encoder, seed) for seed in range(options.seeds)]
+    pixels = films.pixels.float()
+    reconstructions = None if options.reconstructed is None else _reconstructions(options.reconstructed, films, encoder)
+    trials = [_divide(pixels, reconstructions, training, encoder, seed) for seed in range(options.seeds)]
     n_validation = len(films) // 2
     result = {
         "n_training": len(training),
@@ -73,40 +70,57 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
+def _reconstructions(folder: Path, films: Any, encoder: ContrastiveEncoder) -> Tensor:
+    reconstructed = _pixels(folder, "reconstructed", encoder)
+    order = originals(reconstructed.images, films.images)
+    if sorted(order) != list(range(len(films))):
+        raise SystemExit("--reconstructed: must hold each held-out image once, under its own name")
+    pixels = torch.empty_like(films.pixels, dtype=torch.float32)
+    pixels[order] = reconstructed.pixels.float()
+    return pixels
+
+
 def _divide(
-    films: Tensor, reconstructions: Tensor, training: Embeddings, encoder: ContrastiveEncoder, seed: int
+    films: Tensor, reconstructions: Tensor | None, training: Embeddings, encoder: ContrastiveEncoder, seed: int
 ) -> dict[str, dict[str, float]]:
     """Flag typical images of one division, calibrated on validation images and on their reconstructions."""
     order = torch.randperm(len(films), generator=torch.Generator().manual_seed(seed))
     validation, source = order[: len(films) // 2], order[len(films) // 2 :]
     reference = _embed(encoder, films[validation])
-    levels = [score_prepared(encoder, images[validation], training)[0] for images in (films, reconstructions)]
+    calibrated_on = {"flagged_share": films}
+    if reconstructions is not None:
+        calibrated_on["flagged_share_on_reconstructions"] = reconstructions
+    levels = {name: score_prepared(encoder, images[validation], training)[0] for name, images in calibrated_on.items()}
     shares = {}
-    for name, make in _kinds(films[source], reconstructions[source], seed).items():
+    for name, make in _kinds(films[source], None if reconstructions is None else reconstructions[source], seed).items():
         images = torch.stack([scale_intensities(image) for image in make()])
         score = score_prepared(encoder, images, training)[0]
-        flagged = [copy_candidates(level, score, ALPHA, len(validation)).double().mean().item() for level in levels]
+        flagged = {
+            key: copy_candidates(level, score, ALPHA, len(validation)).double().mean().item()
+            for key, level in levels.items()
+        }
         gap = gap_auc(reference, _embed(encoder, images), [str(i) for i in range(len(validation))], seed).auc
-        shares[name] = {
-            "flagged_share": flagged[0],
-            "flagged_share_on_reconstructions": flagged[1],
+        shares[name] = flagged | {
             "median_score": score.median().item(),
             "gap_auc": float("nan") if gap is None else gap,
         }
     return shares
 
 
-def _kinds(films: Tensor, reconstructions: Tensor, seed: int) -> dict[str, Callable[[], Tensor]]:
+def _kinds(films: Tensor, reconstructions: Tensor | None, seed: int) -> dict[str, Callable[[], Tensor]]:
     rng = np.random.default_rng(seed)
     kinds: dict[str, Callable[[], Tensor]] = {"films as they are": lambda: films}
     for k in (2, 4, 16):
         kinds[f"averages of {k}"] = lambda k=k: torch.stack(
             [films[rng.choice(len(films), k, replace=False)].mean(0) for _ in films]
         )
-    kinds["autoencoder reconstructions"] = lambda: reconstructions
-    latent = PCA(LATENT_SIZE, random_state=seed).fit(films.flatten(1).numpy())
+    if reconstructions is not None:
+        kinds["autoencoder reconstructions"] = lambda: reconstructions
+    # as many components as films would give the films back
+    size = min(LATENT_SIZE, len(films) // 2)
+    latent = PCA(size, random_state=seed).fit(films.flatten(1).numpy())
     codes = latent.transform(films.flatten(1).numpy()).astype(np.float64)  # float32 leaves covariances indefinite
-    kinds[f"PCA reconstructions, {LATENT_SIZE} components"] = lambda: _decode(latent, codes, films)
+    kinds[f"PCA reconstructions, {size} components"] = lambda: _decode(latent, codes, films)
     for n, shape in ((1, "full"), (4, "full"), (16, "diag")):
         kinds[f"Gaussian mixture of {n}, {shape} covariance"] = lambda n=n, shape=shape: _decode(
             latent,
