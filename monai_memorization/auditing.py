@@ -3,32 +3,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from monai_memorization.detector.contrastive import obtain_encoder
+from monai_memorization.detector.contrastive import obtain_encoder, of_other_images
 from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import ContrastiveEncoder
-from monai_memorization.detector.leaks import find_leaks, refuse_identical
+from monai_memorization.detector.leaks import find_leaks, refuse_identical, refuse_shared
 from monai_memorization.detector.regions import place
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable, written_together
-from monai_memorization.images.preparation import enlarged
+from monai_memorization.images.preparation import choose_preparation, enlarged, prepared_batches
 from monai_memorization.images.roles import read_roles
-from monai_memorization.images.sets import check_seed
+from monai_memorization.images.sets import ImageSet, check_seed
 from monai_memorization.ranks import current_ranks, on_every_rank
 from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
 from monai_memorization.reporting.pictures import LONGEST_SIDE
-from monai_memorization.reporting.report import compose_report, write_leaks, write_report, write_tables
-from monai_memorization.statistics.conformal import stratify
+from monai_memorization.reporting.report import (
+    compose_report,
+    refuse_foreign,
+    write_leaks,
+    write_report,
+    write_tables,
+)
+from monai_memorization.statistics.conformal import Stratum, n_patients_needed, stratify
 from monai_memorization.statistics.fidelity import measure_fidelity
 from monai_memorization.statistics.findings import Findings, measure, timed
 from monai_memorization.statistics.power import N_PLANTS
 
 N_GALLERY_PAIRS = 200
+
+logger = logging.getLogger(__name__)
 
 
 @on_every_rank
@@ -107,14 +116,19 @@ def audit(
     )
     calibration = sets.get("reconstructed_validation", sets["validation"])
     # refuses labels that cannot be calibrated, and a folder that cannot be written, before minutes of training
-    stratify(calibration.patient_ids, len(sets["synthetic"]), calibration.labels, sets["synthetic"].labels)
+    strata = stratify(calibration.patient_ids, len(sets["synthetic"]), calibration.labels, sets["synthetic"].labels)
     cache = output if cache_dir is None else Path(cache_dir)
     for folder in (output, cache):
         check_writable(folder)
+    refuse_foreign(output)
+    _warn(calibration, sets["synthetic"], strata, alpha)
+    if encoder is None and not (cache / "encoder" / "model.pt").exists():
+        _read_through(sets, skip_unreadable)
     with timed(seconds, "encoder"):
         detector = obtain_encoder(
             encoder, sets["training"], cache / "encoder", seed, settings["device"], skip_unreadable
         )
+    settings["encoder_of_other_images"] = of_other_images(detector, sets["training"])
     with timed(seconds, "embedding"):
         embedded = {
             role: embed(
@@ -132,6 +146,8 @@ def audit(
     if ranks.rank == 0:
         write_leaks(leaks, output / "leaks.csv")
     refuse_identical(leaks)
+    for role in {"validation", "reconstructed_validation"} & set(embedded):
+        refuse_shared(embedded["synthetic"], embedded[role])
     findings = measure(detector, embedded, settings, seconds)
     report = compose_report(findings, leaks, embedded, detector, settings, seconds)
     report["fidelity"] = None
@@ -165,6 +181,30 @@ def choose_device(device: str) -> str:
         reason = str(error).splitlines()[0]
         raise InputError(f"device: {device!r} cannot be used here ({reason}); give cpu, cuda or auto") from None
     return device
+
+
+def _warn(calibration: ImageSet, synthetic: ImageSet, strata: Sequence[Stratum], alpha: float) -> None:
+    """Tell at once what the report would tell after minutes."""
+    if calibration.labels is not None and synthetic.labels is None:
+        logger.warning("labels: the synthetic set has none, so that those of the validation set are not used")
+    fewest, needed = min(stratum.n_patients for stratum in strata), n_patients_needed(alpha)
+    if fewest < needed:
+        logger.warning(
+            "validation: %d patients%s, but alpha %g needs at least %d: this audit cannot flag any image",
+            fewest,
+            "" if len(strata) == 1 else " of a label",
+            alpha,
+            needed,
+        )
+
+
+def _read_through(sets: Mapping[str, ImageSet], skip_unreadable: bool) -> None:
+    """Meet an image that cannot be read before the encoder is trained, which takes longer than reading all of them."""
+    preparation = choose_preparation(sets["training"])
+    for role, images in sets.items():
+        if role != "training":  # the training of the encoder reads those first
+            for _ in prepared_batches(images, preparation, skip_unreadable=skip_unreadable):
+                pass
 
 
 def _gallery_pairs(

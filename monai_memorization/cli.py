@@ -223,7 +223,7 @@ def _release(configs: list[Path], overrides: list[tuple[str, Any]], output_dir: 
     if done.decision is None:
         print(f"Gave up after {done.n_drawn} images: {done.n_passed} passed, {n} were wanted. Nothing was released.")
         return EXIT_STATUS["fail"]
-    print(f"{done.decision}\n{n} of {done.n_drawn} images drawn; {done.n_passed} passed the filter.")
+    print(f"{done.decision}\n{n} images wanted, {done.n_drawn} drawn; {done.n_passed} passed the filter.")
     print(f"Released: {output_dir}" if done.written else "Not released, as the gate does not let the images pass.")
     print(f"Report: {output_dir / 'report.html'}")
     return EXIT_STATUS[done.decision.status]

@@ -222,6 +222,12 @@ def _bound(kind: _Kind, value: Any, limit: Any, otherwise: Result, *, least: boo
     return _Found(required, kind.value(value, limit) or "", "pass" if met else otherwise)
 
 
+def _noticeable_rate(report: Mapping[str, Any], limit: float) -> _Found:
+    clean = report["verdict"]["status"] == "no_copies_found"
+    found = _bound(_RATE, look_up(report, "verdict.noticeable_rate"), limit, "unknown", least=False)
+    return found if clean else found._replace(found="not stated: with a clean verdict only", result="unknown")
+
+
 def _verdicts(report: Mapping[str, Any], accepted: list[str]) -> _Found:
     status = report["verdict"]["status"]
     missed: Result = "unknown" if status == "inconclusive" else "fail"
@@ -266,7 +272,7 @@ _CLAUSES = {
     "verdicts": _Rule(_VERDICTS, _verdicts),
     "max_copy_rate": _Rule(_RATE, _copy_rate),
     "max_residual_rate": _Rule(_RATE, _residual_rate),
-    "max_noticeable_rate": _most(_RATE, "verdict.noticeable_rate", "unknown"),
+    "max_noticeable_rate": _Rule(_RATE, _noticeable_rate),
     "max_fdr_list": _Rule(_COUNT, _fdr_list),
     "max_near_identical": _most(_COUNT, "calibrated.n_near_identical", "fail"),
     "min_recall": _least(_RATE, "power_summary.working_recall", "unknown"),

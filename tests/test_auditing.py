@@ -520,6 +520,64 @@ def test_image_in_both_sets_is_named_whatever_its_file(given, encoder_file, tmp_
     assert (leak["kind"], leak["image_id"]) == ("identical_in_validation", "leaked.npy")
 
 
+@pytest.mark.parametrize("role", ["validation", "reconstructed_validation"])
+def test_synthetic_set_that_holds_validation_images_is_refused(given, encoder_file, tmp_path, role):
+    sets = write_sets(tmp_path)
+    reconstructed = write_folder(smooth_images(N, seed=8), tmp_path / "reconstructed", "image_validation")
+    real = {"validation": sets["validation"], "reconstructed_validation": reconstructed}[role]
+    shutil.copy(real / "image_validation_004.png", sets["synthetic"] / "other.png")
+
+    with pytest.raises(InputError, match=rf"synthetic: 1 of its images are in the {role} set too, other.png as image_"):
+        audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file, reconstructed_validation=reconstructed)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("role", ["validation", "synthetic"])
+def test_image_that_cannot_be_read_is_named_before_an_encoder_is_trained(tmp_path, monkeypatch, role):
+    sets = write_sets(tmp_path)
+    (sets[role] / "broken.png").write_text("no picture")
+    monkeypatch.setattr("monai_memorization.auditing.obtain_encoder", lambda *_: pytest.fail("was trained"))
+
+    with pytest.raises(InputError, match=rf"{role}: .*broken\.png: cannot be read"):
+        audit(**sets, output_dir=tmp_path / "out")
+
+
+def test_encoder_of_another_training_set_is_told(given, tmp_path, few_steps):
+    others = write_sets(tmp_path, name="other")
+    audit(**others, output_dir=tmp_path / "others")
+    encoder = tmp_path / "others" / "encoder" / "model.pt"
+
+    own = audit(**others, output_dir=tmp_path / "own", encoder=encoder)
+    foreign = audit(**given, output_dir=tmp_path / "foreign", encoder=encoder)
+
+    assert not own["provenance"]["settings"]["encoder_of_other_images"]
+    assert foreign["provenance"]["settings"]["encoder_of_other_images"]
+    pages = [(tmp_path / name / "report.html").read_text() for name in ("own", "foreign")]
+    assert ["encoder was trained on other images" in page for page in pages] == [False, True]
+
+
+@pytest.mark.parametrize("record", [None, "no JSON", '{"of": "another tool"}'])
+def test_report_of_another_tool_is_kept(given, encoder_file, tmp_path, record):
+    (tmp_path / "report.html").write_text("of another tool")
+    if record is not None:
+        (tmp_path / "report.json").write_text(record)
+
+    with pytest.raises(InputError, match=r"report\.html: is not of an audit, and is kept; choose another folder"):
+        audit(**given, output_dir=tmp_path, encoder=encoder_file)
+    assert (tmp_path / "report.html").read_text() == "of another tool"
+
+
+def test_what_the_report_will_say_is_told_at_once(encoder_file, tmp_path, caplog):
+    sets = write_sets(tmp_path, n=12, copies=2)
+    patients = [f"patient-{i}" for i in range(12)]
+    sets["validation"] = write_csv(sets["validation"], tmp_path / "validation.csv", patients, ["a"] * 12)
+
+    audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
+
+    assert "validation: 12 patients, but alpha 0.05 needs at least 19: this audit cannot flag any image" in caplog.text
+    assert "labels: the synthetic set has none" in caplog.text
+
+
 def test_leaks_that_do_not_stop_the_audit_are_counted_and_named_inside(given, encoder_file, tmp_path):
     folder = with_patients(write_sets(tmp_path), tmp_path)
     training = smooth_images(N, seed=1)

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up_images import smooth_images, write_csv, write_folder
-from report_examples import EXAMPLES, few_patients, labels_on_reconstructions, no_copies_found
+from report_examples import EXAMPLES, copies_found, few_patients, labels_on_reconstructions, no_copies_found
 
 from monai_memorization import InputError, gate
 from monai_memorization.auditing import audit
@@ -84,7 +84,9 @@ def test_each_clause_decides_alone():
     for name, cases in breaking.items():
         for place, value, status in cases:
             decision = apply_policy(put(clean(), place, value), read_policy())
-            assert (decision.status, decision.decided_by) == (status, (name,)), place
+            # what would have been noticed is stated with a clean verdict only
+            also = ("max_noticeable_rate",) if value == "inconclusive" else ()
+            assert (decision.status, decision.decided_by) == (status, (name, *also)), place
 
 
 @pytest.mark.parametrize(
@@ -308,3 +310,14 @@ def test_a_crash_is_never_a_pass(tmp_path, monkeypatch):
 
     with pytest.raises(ZeroDivisionError):  # which Python turns into exit status 1
         main()
+
+
+def test_noticeable_rate_of_an_audit_that_found_copies_is_not_stated():
+    report = copies_found()
+    report["verdict"]["noticeable_rate"] = 0.01
+
+    (found,) = [
+        clause for clause in apply_policy(report, read_policy()).clauses if clause.name == "max_noticeable_rate"
+    ]
+
+    assert (found.result, found.found) == ("unknown", "not stated: with a clean verdict only")

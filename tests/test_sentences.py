@@ -19,8 +19,8 @@ from report_examples import (
 from monai_memorization.reporting.formats import NO_BREAK
 from monai_memorization.reporting.sentences import (
     fewest_patients,
-    leaks,
     limits,
+    mistakes,
     reason,
     verdict_label,
     verdict_line,
@@ -44,7 +44,8 @@ def decided_by(*reasons: str) -> dict:
 def test_excess_is_said_with_count_chance_share_and_interval():
     assert said(verdict_sentence(decided_by("fdr_list", "excess", "near_identical"))) == (
         "652 of 1,000 synthetic images match a training image more closely than 95 % of real images of other patients "
-        "do (about 48 would by chance); at least 63 % of the set (95 % interval 59 to 67 %) are copies."
+        "do (about 48 would by chance); an estimated 63 % of the set (95 % interval 59 to 67 %) are "
+        "copies, overlooked ones not counted."
     )
 
 
@@ -244,7 +245,7 @@ def test_limits_say_the_shortest_list():
 
 def test_leaks_are_said_with_whose_images_they_are():
     report = copies_found()
-    assert leaks(report) == []
+    assert mistakes(report) == []
     report["sets"]["leaks"] |= {
         "shared_images": 3,
         "repeated_in_training": 7,
@@ -252,7 +253,7 @@ def test_leaks_are_said_with_whose_images_they_are():
         "repeated_other_patient": 2,
     }
 
-    shared, repeated = (said(found.text) for found in leaks(report))
+    shared, repeated = (said(found.text) for found in mistakes(report))
 
     assert "with a training image: 3. They make copies look ordinary" in shared
     assert "pixel by pixel: 7 (5 of the same patient, 2 of another). What a generator sees twice" in repeated
@@ -262,7 +263,7 @@ def test_leaks_of_an_older_report_are_passed_over():
     report = copies_found()
     del report["sets"]["leaks"]
 
-    assert leaks(report) == []
+    assert mistakes(report) == []
 
 
 def test_reconstructions_that_were_not_planted_are_said_to_be_missing():

@@ -311,6 +311,11 @@ def obtain_encoder(
     return encoder
 
 
+def of_other_images(encoder: ContrastiveEncoder, training: ImageSet) -> bool:
+    """Say whether an encoder is known to have been trained on another training set than this."""
+    return encoder.trained_on is not None and encoder.trained_on.split()[0] != _hash_set(training)
+
+
 def _load_kept(path: Path) -> ContrastiveEncoder | None:
     """Load what an earlier run kept; None where there is none, it was cut off, or another version wrote it."""
     if not path.with_suffix(".json").is_file():
@@ -331,9 +336,13 @@ def _tell_duration(engine: Engine, start: float, n_done: int) -> None:
 
 
 def _hash(images: ImageSet, seed: int, widths: Sequence[int]) -> str:
-    """Hash the names and contents of the files: an encoder is kept for one training set, seed and network."""
+    """Name training set, seed and network: an encoder is kept for one of each."""
+    return f"{_hash_set(images)} {hashlib.sha256(repr((seed, N_STEPS, list(widths))).encode()).hexdigest()[:16]}"
+
+
+def _hash_set(images: ImageSet) -> str:
     files = list(zip(images.image_ids, hash_contents(images.paths), strict=True))
-    return hashlib.sha256(repr((seed, N_STEPS, list(widths), files)).encode()).hexdigest()
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def _warm_cosine(step: int, n_steps: int) -> float:

@@ -110,6 +110,22 @@ def refuse_identical(leaks: Sequence[Leak]) -> None:
         )
 
 
+def refuse_shared(synthetic: Embeddings, real: Embeddings) -> None:
+    """Refuse a synthetic set that holds a validation image: no generator draws it, so that a wrong set was given.
+
+    Raises:
+        InputError: naming a shared image in both sets.
+    """
+    names = dict(zip(real.digests, real.images.image_ids, strict=True))
+    shared = [i for i, digest in enumerate(synthetic.digests) if digest in names]
+    if shared:
+        raise InputError(
+            f"synthetic: {len(shared)} of its images are in the {real.images.role} set too, "
+            f"{synthetic.images.image_ids[shared[0]]} as {names[synthetic.digests[shared[0]]]}; held against "
+            "themselves they say nothing. Give what the generator drew, and validation images that are not among it"
+        )
+
+
 def _in_validation(training: Embeddings, validation: Embeddings, preparation: Preparation) -> list[Leak]:
     position = {digest: i for i, digest in reversed(list(enumerate(training.digests)))}
     identical = [

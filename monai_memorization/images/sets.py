@@ -153,7 +153,8 @@ def split(images: ImageSet, share: float = 0.2, seed: int = 0) -> tuple[ImageSet
     patients = sorted(set(images.patient_ids))
     n_validation = round(share * len(patients)) if 0 < share < 1 else 0
     if not 0 < n_validation < len(patients):
-        raise InputError(f"share: {share} of {len(patients)} patients leaves one side empty; give a share in (0, 1)")
+        cure = "give a share in (0, 1)" if len(patients) > 1 else "at least 2 patients are needed"
+        raise InputError(f"share: {share} of {len(patients)} patients leaves one side empty; {cure}")
     order = torch.randperm(len(patients), generator=torch.Generator().manual_seed(seed)).tolist()
     validation_patients = {patients[i] for i in order[:n_validation]}
     sides: tuple[list[int], list[int]] = ([], [])
@@ -302,7 +303,7 @@ def _column(entries: Sequence[Mapping[str, Any]], key: str, source: Path, role: 
 def _value(entry: Mapping[str, Any], key: str, source: Path, role: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str | int) or str(value).strip() == "":
-        raise InputError(f"{role}: an entry of {source} has no {key!r}; it has {dict(entry)}")
+        raise InputError(f"{role}: an entry of {source} has no {key!r}; it has {dict(entry)}; every entry needs one")
     return str(value).replace("\\", "/") if key == "image" else str(value).strip()
 
 

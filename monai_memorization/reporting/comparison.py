@@ -107,7 +107,9 @@ def tables(before: Report, after: Report) -> dict[str, list[Row]]:
     """
     rates, gaps = ([r[section][key] for r in (before, after)] for section, key in _INTERVALS)
     differences = {
-        "Copy rate, at least": say(f"{{}} (95{NO_BREAK}% interval)", points_interval(copy_rate_change(before, after)))
+        "Copy rate, overlooked copies not counted": say(
+            f"{{}} (95{NO_BREAK}% interval)", points_interval(copy_rate_change(before, after))
+        )
         or _overlap(*rates),
         "Gap between synthetic and calibration images": _overlap(*gaps),
     }

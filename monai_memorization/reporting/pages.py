@@ -42,7 +42,7 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
         sentence=sentences.verdict_sentence(report),
         deciding=[sentences.reason(report, code) for code in reasons if code != "no_patient_ids"],
         caveats=[sentences.reason(report, code) for code in reasons if code == "no_patient_ids"]
-        + sentences.leaks(report),
+        + sentences.mistakes(report),
         limits=sentences.limits(report),
         by_chance=sentences.false_alarms_expected(report),
         calibration=report["sets"][role],

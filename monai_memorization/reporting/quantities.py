@@ -72,7 +72,7 @@ QUANTITIES: dict[str, list[Quantity]] = {
             lambda r: Entry(_CANDIDATES(r), say("{} would be by chance", count(false_alarms_expected(r)))),
         ),
         Quantity(
-            "Copy rate, at least",
+            "Copy rate, overlooked copies not counted",
             "copy rate",
             lambda r: Entry(percent(r["calibrated"]["copy_rate"]), percent_interval(r["calibrated"]["copy_rate_ci"])),
         ),

@@ -23,6 +23,7 @@ from monai_memorization.detector.leaks import Leak
 from monai_memorization.detector.near_identical import CORRELATION
 from monai_memorization.detector.neighbors import paired
 from monai_memorization.detector.shards import hash_weights
+from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 from monai_memorization.statistics.conformal import Flags
 from monai_memorization.statistics.findings import Findings
@@ -172,6 +173,21 @@ def hash_images(image_ids: Sequence[str], digests: Sequence[str]) -> str:
     """Hash the ids and the contents of a set, in its order."""
     lines = (f"{name}\t{digest}" for name, digest in zip(image_ids, digests, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder whose report is not of an audit, which would be replaced.
+
+    Raises:
+        InputError: naming the report.
+    """
+    page, record = folder / "report.html", folder / "report.json"
+    try:
+        foreign = page.exists() if not record.exists() else "schema_version" not in json.loads(record.read_bytes())
+    except ValueError:
+        foreign = True
+    if foreign:
+        raise InputError(f"{page if page.exists() else record}: is not of an audit, and is kept; choose another folder")
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:

@@ -78,12 +78,12 @@ def _copies_sentence(report: Mapping[str, Any], reasons: list[str]) -> str:
     calibrated, n = report["calibrated"], count(report["sets"]["synthetic"]["n_images"])
     if "excess" in reasons:
         by_chance = say(" (about {} would by chance)", count(false_alarms_expected(report))) or ""
-        share = say("; at least {} of the set", percent(calibrated.get("copy_rate"))) or "; part of the set"
+        share = say("; an estimated {} of the set", percent(calibrated.get("copy_rate"))) or "; part of the set"
         interval = say(" (95 % interval {})", percent_interval(calibrated.get("copy_rate_ci"))) or ""
         return (
             f"{count(calibrated.get('n_copies')) or SOME} of {n} synthetic images match a training image more closely "
             f"than {percent(1 - calibrated['alpha'])} of {_yardstick(report)} do{by_chance}{share}{interval} are "
-            "copies."
+            "copies, overlooked ones not counted."
         )
     if "fdr_list" in reasons:
         fdr = calibrated.get("fdr") or {}
@@ -159,10 +159,10 @@ def _near_identical(report: Mapping[str, Any]) -> Reason:
 def _few_validation_patients(report: Mapping[str, Any]) -> Reason:
     alpha = report["calibrated"]["alpha"]
     needed = n_patients_needed(alpha)
-    each = " of each label" if is_labelled(report) else ""
+    each, fewest = " of each label" if is_labelled(report) else "", fewest_patients(report)
+    verb = "is" if fewest["n_patients"] == 1 else "are"
     return Reason(
-        f"{_patients(report, fewest_patients(report))} are too few for a false-alarm rate of {percent(alpha)}, "
-        f"which needs {needed}.",
+        f"{_patients(report, fewest)} {verb} too few for a false-alarm rate of {percent(alpha)}, which needs {needed}.",
         f"Add validation patients until there are at least {needed}{each}, better a few hundred, or ask for a larger "
         "alpha.",
     )
@@ -234,14 +234,22 @@ _REASONS = {
 }
 
 
-def leaks(report: Mapping[str, Any]) -> list[Reason]:
-    """Say which real images are where they should not be, or twice there; nothing where all is well.
+def mistakes(report: Mapping[str, Any]) -> list[Reason]:
+    """Say what was given that should not have been: images, or an encoder; nothing where all is well.
 
     Args:
         report: The dict of `report.json`.
     """
     found = report["sets"].get("leaks") or {}
     caveats = []
+    if ((report.get("provenance") or {}).get("settings") or {}).get("encoder_of_other_images"):
+        caveats.append(
+            Reason(
+                "The encoder was trained on other images than this training set. Copies may be found less often; the "
+                "recall of planted copies, which was measured with it, says how often.",
+                "Leave --encoder out, and one is trained on this set.",
+            )
+        )
     if found.get("shared_images"):
         caveats.append(
             Reason(
