@@ -14,17 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from overhead import commit, machine
+from overhead import commit, machine, timed
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
@@ -52,15 +47,19 @@ def main(arguments: list[str] | None = None) -> None:
     sets = {role: read_image_set(getattr(options, role), role) for role in ROLES}
     rounds, audits = [], []
     for _ in range(options.rounds):
-        paper, one_by_one = timed(partial(papers_way, encoder, sets))
-        same, batches = timed(partial(same_counts, encoder, sets))
+        seconds: dict[str, dict[str, float]] = {}
+        with timed() as seconds["papers_way"]:
+            paper = papers_way(encoder, sets)
+        with timed() as seconds["same_counts"]:
+            same = same_counts(encoder, sets)
         if paper != same:
             raise SystemExit(f"the paper's way counts {paper}, the package {same}")
         with tempfile.TemporaryDirectory() as folder:
             given = [getattr(options, role) for role in ROLES]
-            _, whole = timed(partial(audit, *given, folder, encoder=options.encoder))
-            audits.append(json.loads((Path(folder) / "report.json").read_text())["provenance"]["seconds"])
-        rounds.append({"papers_way": one_by_one, "same_counts": batches, "whole_audit": whole})
+            with timed() as seconds["whole_audit"]:
+                report = audit(*given, folder, encoder=options.encoder)
+        audits.append(report["provenance"]["seconds"])
+        rounds.append(seconds)
     result = {"commit": commit(), "machine": machine(), "threads": torch.get_num_threads()}
     result |= {"n_images": {role: len(images) for role, images in sets.items()}, "counts": paper, "rounds": rounds}
     result["seconds_of_audit"] = audits
@@ -96,14 +95,6 @@ def same_counts(encoder: ContrastiveEncoder, sets: dict[str, ImageSet]) -> Count
     """Return the same numbers by the package."""
     protocol = measure_paper_protocol(*(embed(encoder, images).vectors for images in sets.values()))
     return {"n_mem": protocol.n_mem, "n_copies": protocol.n_copies}
-
-
-def timed(function: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """Return what a function returns, and its seconds on the wall and on processors, its processes included."""
-    wall, cpu = time.perf_counter(), sum(os.times()[:4])
-    result = function()
-    seconds = {"wall": time.perf_counter() - wall, "cpu": sum(os.times()[:4]) - cpu}
-    return result, {clock: round(value, 3) for clock, value in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 import overhead
 import torch
 import torch.nn.functional as F
+import yaml
 from ignite.engine import Engine
 from ignite.handlers import EMAHandler
 from matplotlib.figure import Figure
@@ -57,26 +58,17 @@ from monai_memorization.images.sets import ImageSet, read_image_set, write_image
 from monai_memorization.statistics.fidelity import measure_fidelity
 
 KEPT = "model_within_limit.pt"
+STUDY = yaml.safe_load((Path(__file__).parent / "study" / "cxr64.yaml").read_text(encoding="utf-8"))
 SETTINGS: dict[str, Any] = {
-    "n_training": 64,
-    "encoder_steps": 600,
+    "n_training": STUDY["n_training"],
+    "encoder_steps": STUDY["encoder_steps"],
     "n_images": 200,
     "n_checks": 20,
     "copy_rate_limit": 0.1,
     "n_steps": 50,
     "image_size": [32, 32],
     # the baseline of the study
-    "latent_diffusion": {
-        "recipe": ["quick.yaml"],
-        "common": {
-            "autoencoder_channels": [8, 16, 32, 32],
-            "latent_channels": 8,
-            "diffusion_channels": [32, 64],
-            "diffusion_attention": [False, True],
-        },
-        "autoencoder": {"autoencoder_steps": 1000, "adversarial_warmup": 1000},
-        "diffusion": {"diffusion_steps": 4000, "diffusion_batch_size": 16, "ema_momentum": 0.005},
-    },
+    "latent_diffusion": {name: STUDY[name] for name in ("bundle", "recipe", "common", "autoencoder", "diffusion")},
     "pixel_diffusion": {"epochs": 1500, "batch_size": 32, "channels": [32, 64, 64], "learning_rate": 5e-4},
     "gan": {"epochs": 3000, "batch_size": 32, "channels": [64, 64, 32, 16], "learning_rate": 2e-4},
 }
@@ -86,7 +78,11 @@ TINY: dict[str, Any] = {
     "n_images": 8,
     "n_checks": 4,
     "n_steps": 2,
-    "latent_diffusion": {"recipe": ["quick.yaml"], "common": overhead.TINY | {"diffusion_steps": 8}},
+    "latent_diffusion": {
+        "bundle": "latent_diffusion_2d",
+        "recipe": ["quick.yaml"],
+        "common": overhead.TINY | {"diffusion_steps": 8},
+    },
     "pixel_diffusion": {"epochs": 4, "batch_size": 20, "channels": [8, 8, 8], "learning_rate": 1e-3},
     "gan": {"epochs": 4, "batch_size": 20, "channels": [8, 8, 8, 4], "learning_rate": 1e-3},
 }
@@ -172,7 +168,7 @@ def latent_loss(
 
 def latent_diffusion(settings: dict[str, Any], given: dict[str, Any], folder: Path, limit: float) -> list[dict]:
     """Train the diffusion model of the 2D bundle; the autoencoder is kept for the second run."""
-    own = {"bundle": "latent_diffusion_2d"} | settings["latent_diffusion"]
+    own = dict(settings["latent_diffusion"])
     common = {"training": given["training"], "seed": given["seed"]}
     autoencoder = folder.parent / "autoencoder"
     if not (autoencoder / "autoencoder.pt").is_file():

@@ -196,7 +196,7 @@ def rates_of_latents(case: Case, source: Path, folder: Path, n_steps: int) -> Ca
 def parse(name: str, case: Case) -> Callable[[str], Any]:
     """Return what gives the parts of a config of the bundle by their names."""
     parser: ConfigParser = bundle_workflow(name, case).parser
-    return partial(parser.get_parsed_content)
+    return parser.get_parsed_content
 
 
 def encode(autoencoder: nn.Module, images: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ def audit(
         detector = obtain_encoder(
             encoder, sets["training"], cache / "encoder", seed, settings["device"], skip_unreadable
         )
-    settings["encoder_of_other_images"] = of_other_images(detector, sets["training"])
+    # one that was not given is of this training set; to hash the set again would read all of it
+    settings["encoder_of_other_images"] = encoder is not None and of_other_images(detector, sets["training"])
     with timed(seconds, "embedding"):
         embedded = {
             role: embed(
@@ -146,8 +147,9 @@ def audit(
     if ranks.rank == 0:
         write_leaks(leaks, output / "leaks.csv")
     refuse_identical(leaks)
-    for role in {"validation", "reconstructed_validation"} & set(embedded):
-        refuse_shared(embedded["synthetic"], embedded[role])
+    for role in ("validation", "reconstructed_validation"):  # in this order on each rank
+        if role in embedded:
+            refuse_shared(embedded["synthetic"], embedded[role])
     findings = measure(detector, embedded, settings, seconds)
     report = compose_report(findings, leaks, embedded, detector, settings, seconds)
     report["fidelity"] = None

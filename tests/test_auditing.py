@@ -556,7 +556,7 @@ def test_encoder_of_another_training_set_is_told(given, tmp_path, few_steps):
     assert ["encoder was trained on other images" in page for page in pages] == [False, True]
 
 
-@pytest.mark.parametrize("record", [None, "no JSON", '{"of": "another tool"}'])
+@pytest.mark.parametrize("record", [None, "no JSON", "5", '{"of": "another tool"}'])
 def test_report_of_another_tool_is_kept(given, encoder_file, tmp_path, record):
     (tmp_path / "report.html").write_text("of another tool")
     if record is not None:

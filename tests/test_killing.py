@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,18 +34,27 @@ audit("training", "validation", "synthetic", "killed", encoder=sys.argv[1])
 """
 
 
-def run_audit(folder: Path, encoder_file: Path, seconds: float | None) -> int:
-    """Start the audit, kill it some seconds after something was kept, unless they are None; return its exit status."""
-    command = [sys.executable, "-c", AUDIT, str(encoder_file)]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+def run(command: list[str], wait: Callable[[subprocess.Popen], None] | None, **options: Any) -> int:
+    """Start a command that says when it has started, kill it after waiting, unless that is None; return its status."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as process:
         assert process.stdout.readline() == "started\n"
-        if seconds is not None:
-            while process.poll() is None and not any((folder / "killed").glob("embeddings/*.pt")):
-                time.sleep(0.005)
-            time.sleep(seconds)
+        if wait is None:
+            process.communicate()
+        else:
+            wait(process)
             process.send_signal(signal.SIGKILL)
         return process.wait()
+
+
+def run_audit(folder: Path, encoder_file: Path, seconds: float | None) -> int:
+    """Start the audit, kill it some seconds after something was kept, unless they are None; return its exit status."""
+
+    def wait(process: subprocess.Popen) -> None:
+        while process.poll() is None and not any((folder / "killed").glob("embeddings/*.pt")):
+            time.sleep(0.005)
+        time.sleep(seconds)
+
+    return run([sys.executable, "-c", AUDIT, str(encoder_file)], None if seconds is None else wait, cwd=folder)
 
 
 def tables(folder: Path) -> dict[str, bytes]:
@@ -102,20 +113,9 @@ def run_workflow(folder: Path, encoder_file: Path, seconds: float | None) -> int
     configs = TESTS.parent / "bundles" / "latent_diffusion_2d" / "configs"
     command = [sys.executable, "-c", WORKFLOW, str(configs), str(encoder_file), "options.json"]
     environment = os.environ | {"PYTHONPATH": str(TESTS)}
-    with (
-        (folder / "errors.txt").open("w") as errors,
-        subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process,
-    ):
-        assert process.stdout is not None
-        assert process.stdout.readline() == "started\n"
-        if seconds is None:
-            process.communicate()
-        else:
-            time.sleep(seconds)
-            process.send_signal(signal.SIGKILL)
-        return process.wait()
+    wait = None if seconds is None else lambda _: time.sleep(seconds)
+    with (folder / "errors.txt").open("w") as errors:
+        return run(command, wait, cwd=folder, env=environment, stderr=errors)
 
 
 def results(folder: Path) -> tuple[set[str], list[torch.Tensor], dict[str, bytes], dict[str, bytes]]:

@@ -183,10 +183,11 @@ def refuse_foreign(folder: Path) -> None:
     """
     page, record = folder / "report.html", folder / "report.json"
     try:
-        foreign = page.exists() if not record.exists() else "schema_version" not in json.loads(record.read_bytes())
+        found = json.loads(record.read_bytes()) if record.exists() else None
     except ValueError:
-        foreign = True
-    if foreign:
+        found = None
+    # one of another version of the package is replaced, unlike what read_report takes
+    if (page.exists() or record.exists()) and not (isinstance(found, dict) and "schema_version" in found):
         raise InputError(f"{page if page.exists() else record}: is not of an audit, and is kept; choose another folder")
 
 
