@@ -87,6 +87,7 @@ def run_config(bundle: str, name: str, *further: str, **options: object) -> Conf
     workflow = ConfigWorkflow([*files, *further], logging_file=False, **options)
     workflow.initialize()
     workflow.run()
+    torch.distributed.barrier()  # as the end of a command: the next one reads what rank 0 may still be writing
     return workflow
 
 
