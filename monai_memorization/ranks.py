@@ -8,6 +8,7 @@ is worth dividing, each rank does its part of it and all get the whole; files ar
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -159,7 +160,7 @@ def say(text: str) -> None:
 
 def start() -> None:
     """Form the process group of what torchrun started, once: on GPUs where there are any, each process on its own."""
-    if not dist.is_available() or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    if not dist.is_available() or dist.is_initialized() or not _torchrun():
         return
     if torch.cuda.is_available():
         local_rank, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -167,13 +168,26 @@ def start() -> None:
             raise InputError(f"nproc_per_node: this machine has {n_gpus} GPUs, too few for process {local_rank}")
         torch.cuda.set_device(local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    # not before: torch cannot form a second group in the same processes
-    atexit.register(_leave)
 
 
-def _leave() -> None:
+# at the very end: torch cannot form a second group in the same processes
+@atexit.register
+def stop() -> None:
+    """Part from the other processes, and end the threads through which they talked.
+
+    These live as long as anything holds the group, and one that lets go of a tensor when the interpreter has gone takes
+    the process down with it ("terminate called without an active exception").
+    """
+    if not dist.is_available() or not _torchrun():
+        return
     if dist.is_initialized():
         dist.destroy_process_group()
+    _talking.cache_clear()
+    gc.collect()
+
+
+def _torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def summed(tensor: Tensor) -> Tensor:

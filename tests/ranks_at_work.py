@@ -21,7 +21,7 @@ from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
 from monai_memorization.detector.parallel import gathered, parallel
 from monai_memorization.images.preparation import prepared_images
 from monai_memorization.images.sets import read_image_set
-from monai_memorization.ranks import ALONE, Ranks, current_ranks, on_every_rank
+from monai_memorization.ranks import ALONE, Ranks, current_ranks, on_every_rank, stop
 
 
 def gradients(ranks: Ranks) -> dict[str, Tensor]:
@@ -111,3 +111,6 @@ def bundles() -> None:
 if __name__ == "__main__":
     globals()[sys.argv[1]]()
     assert current_ranks() is ALONE
+    stop()
+    threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+    assert not [name for name in threads if "gloo" in name], threads

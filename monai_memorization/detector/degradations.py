@@ -223,13 +223,18 @@ def _resize(images: Tensor, size: torch.Size) -> Tensor:
 
 
 def _convolve(images: Tensor, kernels: Tensor, axis: int) -> Tensor:
-    """Convolve along one axis with one kernel per image, (B, taps), edges repeated."""
+    """Convolve along one axis with one kernel per image, (B, taps), edges repeated.
+
+    As a product with one matrix per image: on the sides that are compared it is several times faster than a grouped
+    convolution.
+    """
     n, taps = kernels.shape
+    side = images.shape[axis]
+    places = torch.arange(side, device=images.device)[:, None] + torch.arange(taps, device=images.device) - taps // 2
+    matrix = images.new_zeros(n, side, side)
+    matrix.scatter_add_(2, places.clamp(0, side - 1).expand(n, -1, -1), kernels[:, None].expand(-1, side, -1))
     moved = images.movedim(axis, -1)
-    rows = moved.reshape(n, -1, moved.shape[-1])
-    padded = F.pad(rows, (taps // 2, taps // 2), mode="replicate").transpose(0, 1)
-    smooth = F.conv1d(padded, kernels[:, None], groups=n).transpose(0, 1)
-    return smooth.reshape(moved.shape).movedim(-1, axis)
+    return (moved.reshape(n, -1, side) @ matrix.mT).reshape(moved.shape).movedim(-1, axis)
 
 
 def _press(picture: Tensor, quality: int) -> Tensor:

@@ -12,6 +12,7 @@ from scipy.stats import norm, rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from monai_memorization.detector.neighbors import nearest
@@ -132,7 +133,9 @@ def _placements(values: np.ndarray, is_synthetic: np.ndarray, fold: np.ndarray) 
     for test in (fold == i for i in range(N_FOLDS)):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000))
         features = np.hstack([values, np.square(values - values[~test].mean(axis=0))])
-        scores = model.fit(features[~test], is_synthetic[~test]).decision_function(features[test])
+        # threads wait for each other by spinning, and so small a product gains nothing from them
+        with threadpool_limits(1, "blas"):
+            scores = model.fit(features[~test], is_synthetic[~test]).decision_function(features[test])
         placements[test] = _share_ordered_right(scores, is_synthetic[test])
     return placements
 
