@@ -29,7 +29,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from monai_memorization.detector import degradations
-from monai_memorization.images.preparation import PreparedImages, choose_preparation, read_prepared
+from monai_memorization.images.preparation import choose_preparation
+from monai_memorization.images.prepared import PreparedImages, read_prepared
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.statistics.conformal import alpha_attained, threshold
 from monai_memorization.statistics.power import FAMILIES, Family, choose_plants

@@ -30,7 +30,7 @@ from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.scores import score_embedded, score_prepared
-from monai_memorization.images.preparation import read_prepared
+from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.statistics.conformal import alpha_attained, attained_rank, copy_candidates, threshold
 from monai_memorization.statistics.paper_protocol import calibrate_tau, mem_null_rate

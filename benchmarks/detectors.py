@@ -21,14 +21,15 @@ from scipy.fft import dctn
 from torch import Tensor, nn
 
 from monai_memorization.detector import degradations
-from monai_memorization.detector.contrastive import MixedPrecisionInferer, nt_xent, train_encoder
+from monai_memorization.detector.contrastive import MixedPrecisionInferer, nt_xent
 from monai_memorization.detector.embeddings import embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
+from monai_memorization.detector.encoder_training import train_encoder
 from monai_memorization.detector.near_identical import flips
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.registration import fine_structure
 from monai_memorization.detector.scores import copy_scores
-from monai_memorization.images.preparation import PreparedImages
+from monai_memorization.images.prepared import PreparedImages
 
 Detector = Callable[[Tensor], tuple[Tensor, Tensor]]
 N_CANDIDATES = 8

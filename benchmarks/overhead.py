@@ -27,11 +27,12 @@ from ignite.engine import Engine
 from simulation import hardware
 from trainings import choose_training, run_bundle
 
-from monai_memorization.detector.contrastive import obtain_encoder, train_encoder
 from monai_memorization.detector.encoder import save_encoder
+from monai_memorization.detector.encoder_training import obtain_encoder, train_encoder
 from monai_memorization.files import write_text
 from monai_memorization.handlers import MemorizationHandler
-from monai_memorization.images.preparation import choose_preparation, read_prepared
+from monai_memorization.images.preparation import choose_preparation
+from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.sets import read_image_set, write_image_set
 
 SETTINGS: dict[str, Any] = {"bundle": "latent_diffusion_2d", "recipe": ["quick.yaml"]}

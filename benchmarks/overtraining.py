@@ -46,14 +46,15 @@ from simulation_figures import write_svg
 from torch import Tensor, nn
 from trainings import choose_training, run_bundle
 
-from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import save_encoder
+from monai_memorization.detector.encoder_training import train_encoder
 from monai_memorization.files import write_text
 from monai_memorization.generation.latents import encode
 from monai_memorization.generation.sampling import GeneratorSampler, PixelDiffusionSampler, Sampler
 from monai_memorization.handlers import MemorizationHandler
 from monai_memorization.images.export import export_images
-from monai_memorization.images.preparation import choose_preparation, prepared_images, read_prepared
+from monai_memorization.images.preparation import choose_preparation
+from monai_memorization.images.prepared import prepared_images, read_prepared
 from monai_memorization.images.sets import ImageSet, read_image_set, write_image_set
 from monai_memorization.statistics.fidelity import measure_fidelity
 

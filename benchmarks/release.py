@@ -22,12 +22,13 @@ from torch import Tensor
 from monai_memorization.detector.embeddings import embed
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
 from monai_memorization.detector.scores import score_embedded, score_prepared
-from monai_memorization.images.preparation import read_prepared
+from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.sets import ImageSet, read_image_set
-from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, stratify, threshold
-from monai_memorization.statistics.counts import copy_rate_at_power
+from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, threshold
 from monai_memorization.statistics.power import plant
+from monai_memorization.statistics.rates import copy_rate_at_power
 from monai_memorization.statistics.residual import rate_at_power_interval, residual_interval, residual_rate
+from monai_memorization.statistics.strata import stratify
 
 ALPHA = 0.05
 N_COPIED = 256

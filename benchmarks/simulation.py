@@ -31,23 +31,13 @@ from torch import Generator, Tensor
 
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.scores import copy_scores
-from monai_memorization.statistics.conformal import (
-    alpha_attained,
-    false_alarm_rate_ci,
-    flag,
-    largest_count,
-    stratify,
-    threshold,
-)
-from monai_memorization.statistics.counts import (
-    copy_rate_interval,
-    false_alarm_rate_interval,
-    mean_alpha_attained,
-    measure_calibrated,
-)
+from monai_memorization.statistics.conformal import alpha_attained, false_alarm_rate_ci, largest_count, threshold
+from monai_memorization.statistics.counts import measure_calibrated
 from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
 from monai_memorization.statistics.gap import gap_auc
 from monai_memorization.statistics.paper_protocol import measure_paper_protocol
+from monai_memorization.statistics.rates import copy_rate_interval, false_alarm_rate_interval, mean_alpha_attained
+from monai_memorization.statistics.strata import flag, stratify
 from monai_memorization.statistics.verdict import noticeable_rate
 
 ALPHA, Q = 0.05, 0.05

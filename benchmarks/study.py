@@ -32,10 +32,11 @@ from scipy.stats import binomtest
 from trainings import choose_training
 
 from monai_memorization.auditing import audit
-from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import save_encoder
+from monai_memorization.detector.encoder_training import train_encoder
 from monai_memorization.files import write_text
-from monai_memorization.images.preparation import choose_preparation, read_prepared
+from monai_memorization.images.preparation import choose_preparation
+from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.sets import ImageSet, read_image_set, write_image_set
 from monai_memorization.statistics.power import N_PLANTS
 

@@ -13,7 +13,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from monai_memorization.errors import InputError
-from monai_memorization.images.sets import ImageSet, cap_patients
+from monai_memorization.images.division import cap_patients
+from monai_memorization.images.sets import ImageSet
 
 
 def choose_training(images: ImageSet, n: int, seed: int) -> ImageSet:

@@ -30,7 +30,8 @@ from torch import Tensor
 from monai_memorization.detector.embeddings import Embeddings, embed, embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
 from monai_memorization.detector.scores import score_prepared
-from monai_memorization.images.preparation import read_prepared, scale_intensities
+from monai_memorization.images.preparation import scale_intensities
+from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import read_image_set
 from monai_memorization.statistics.conformal import alpha_attained, copy_candidates

@@ -28,14 +28,15 @@ from monai_memorization.version import __version__
 
 if TYPE_CHECKING:
     from monai_memorization.auditing import audit
-    from monai_memorization.detector.contrastive import train_encoder
     from monai_memorization.detector.embeddings import Embeddings, embed
     from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
+    from monai_memorization.detector.encoder_training import train_encoder
     from monai_memorization.detector.neighbors import nearest
     from monai_memorization.errors import InputError
     from monai_memorization.filtering import filter_synthetic
     from monai_memorization.gating import gate
-    from monai_memorization.images.sets import ImageSet, read_image_set, split
+    from monai_memorization.images.division import split
+    from monai_memorization.images.sets import ImageSet, read_image_set
     from monai_memorization.releasing import release
 
 __all__ = [

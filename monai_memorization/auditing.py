@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from monai_memorization.detector.contrastive import obtain_encoder, of_other_images
 from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import ContrastiveEncoder
+from monai_memorization.detector.encoder_training import obtain_encoder, of_other_images
 from monai_memorization.detector.leaks import find_leaks, refuse_identical, refuse_shared
 from monai_memorization.detector.regions import place
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable, written_together
-from monai_memorization.images.preparation import choose_preparation, enlarged, prepared_batches
+from monai_memorization.images.preparation import choose_preparation, enlarged
+from monai_memorization.images.prepared import prepared_batches
 from monai_memorization.images.roles import read_roles
 from monai_memorization.images.sets import ImageSet, check_seed
 from monai_memorization.ranks import current_ranks, on_every_rank
@@ -30,10 +31,11 @@ from monai_memorization.reporting.report import (
     write_report,
     write_tables,
 )
-from monai_memorization.statistics.conformal import Stratum, n_patients_needed, stratify
+from monai_memorization.statistics.conformal import n_patients_needed
 from monai_memorization.statistics.fidelity import measure_fidelity
 from monai_memorization.statistics.findings import Findings, measure, timed
 from monai_memorization.statistics.power import N_PLANTS
+from monai_memorization.statistics.strata import Stratum, stratify
 
 N_GALLERY_PAIRS = 200
 

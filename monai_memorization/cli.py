@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import yaml
 
 from monai_memorization.errors import InputError
-from monai_memorization.images.sets import read_image_set, split, write_image_set
+from monai_memorization.images.division import split
+from monai_memorization.images.sets import read_image_set, write_image_set
 from monai_memorization.injection import inject
 from monai_memorization.ranks import say, speaks
 from monai_memorization.reporting.sentences import verdict_line

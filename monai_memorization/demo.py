@@ -18,12 +18,13 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
 from monai_memorization.auditing import audit
-from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import save_encoder
+from monai_memorization.detector.encoder_training import train_encoder
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 from monai_memorization.images.cohort import write_cohort
-from monai_memorization.images.preparation import choose_preparation, read_prepared
+from monai_memorization.images.preparation import choose_preparation
+from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.sets import read_image_set
 from monai_memorization.progress import progress
 from monai_memorization.reporting.formats import correlation, count, duration

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """Bad input from the user.
@@ -14,3 +16,13 @@ class InputError(ValueError):
 
 class UnreadableError(InputError):
     """An image file that is damaged or empty of content; `--skip-unreadable` leaves such images out, and no others."""
+
+
+def counted(names: Sequence[str], noun: str) -> str:
+    """Say how many there are: "3 images"."""
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''}"
+
+
+def some(names: Sequence[str], n: int = 3) -> str:
+    """Spell out the first n."""
+    return ", ".join(map(str, names[:n])) + (", ..." if len(names) > n else "")

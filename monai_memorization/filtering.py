@@ -16,7 +16,8 @@ import pandas as pd
 from monai_memorization.detector.embeddings import digest
 from monai_memorization.errors import InputError
 from monai_memorization.files import new_folder, write_text
-from monai_memorization.images.preparation import Notes, preparation_of, prepared_batches
+from monai_memorization.images.preparation import preparation_of
+from monai_memorization.images.prepared import Notes, prepared_batches
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.reporting.reading import read_report
 from monai_memorization.reporting.report import hash_images

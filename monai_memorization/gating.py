@@ -16,7 +16,8 @@ from monai_memorization.errors import InputError
 from monai_memorization.reporting.formats import NO_BREAK, count, decimal, percent
 from monai_memorization.reporting.quantities import look_up
 from monai_memorization.reporting.reading import read_report
-from monai_memorization.reporting.sentences import VERDICTS, calibration_role, fewest_patients, is_labelled
+from monai_memorization.reporting.sentences import VERDICTS
+from monai_memorization.reporting.wording import calibration_role, fewest_patients, is_labelled
 
 Result = Literal["pass", "fail", "unknown", "off"]
 EXIT_STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}

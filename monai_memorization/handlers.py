@@ -14,18 +14,19 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from monai_memorization.detector.contrastive import obtain_encoder
 from monai_memorization.detector.embeddings import embed, embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder
+from monai_memorization.detector.encoder_training import obtain_encoder
 from monai_memorization.detector.leaks import find_leaks, refuse_identical
 from monai_memorization.detector.registration import fine_structure
 from monai_memorization.detector.scores import score_embedded
 from monai_memorization.errors import InputError
 from monai_memorization.generation.drawing import prepare_drawn
 from monai_memorization.generation.sampling import Sampler
+from monai_memorization.images.division import check_disjoint
 from monai_memorization.images.export import export_images
 from monai_memorization.images.monitored import choose_monitored
-from monai_memorization.images.sets import ImageSet, check_disjoint, read_image_set
+from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.ranks import all_ranks
 from monai_memorization.reporting.report import write_leaks
 from monai_memorization.statistics.conformal import n_patients_needed

@@ -15,14 +15,14 @@ from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.detector.scores import score_embedded, score_prepared
 from monai_memorization.errors import InputError
-from monai_memorization.images.preparation import read_prepared
+from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet
-from monai_memorization.statistics.conformal import Stratum
-from monai_memorization.statistics.counts import copy_rate_at_power
 from monai_memorization.statistics.findings import own_thresholds
 from monai_memorization.statistics.power import choose_plants, plant
+from monai_memorization.statistics.rates import copy_rate_at_power
 from monai_memorization.statistics.residual import rate_at_power_interval, residual_interval, residual_rate
+from monai_memorization.statistics.strata import Stratum
 
 
 class Detector:

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from monai_memorization.auditing import audit, choose_device
-from monai_memorization.detector.contrastive import obtain_encoder
 from monai_memorization.detector.encoder import WIDTHS
+from monai_memorization.detector.encoder_training import obtain_encoder
 from monai_memorization.detector.shards import hash_weights
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable, new_folder, write_text
 from monai_memorization.filtering import DATA_LIST, read_suspected, write_data_list
 from monai_memorization.gating import Decision, apply_policy, read_policy
 from monai_memorization.generation.draws import Draw
+from monai_memorization.images.division import check_disjoint, split
 from monai_memorization.images.monitored import leave_out_monitored
 from monai_memorization.images.roles import originals
-from monai_memorization.images.sets import ImageSet, check_disjoint, read_image_set, split, write_image_set
+from monai_memorization.images.sets import ImageSet, read_image_set, write_image_set
 from monai_memorization.judging import Detector, describe_judge, describe_residual, passing_images
 from monai_memorization.reporting.pages import write_report_page
 from monai_memorization.reporting.report import write_report

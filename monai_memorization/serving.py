@@ -32,7 +32,8 @@ from monai_memorization.detector.scores import copy_scores, score_embedded
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_bytes
 from monai_memorization.images.contents import hash_content
-from monai_memorization.images.sets import check_disjoint, kind, read_image_set
+from monai_memorization.images.division import check_disjoint
+from monai_memorization.images.sets import kind, read_image_set
 from monai_memorization.reporting.report import write_leaks
 from monai_memorization.statistics.conformal import copy_candidates, n_patients_needed, p_values, smallest_p_value
 

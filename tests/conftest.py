@@ -13,10 +13,10 @@ import pytest
 from made_up_images import smooth_images, write_folder
 from monai.utils import set_determinism
 
-from monai_memorization.detector import contrastive
-from monai_memorization.detector.contrastive import train_encoder
+from monai_memorization.detector import encoder_training
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.detector.encoder_training import train_encoder
+from monai_memorization.images.prepared import prepared_images
 
 
 @pytest.fixture(scope="session")
@@ -67,4 +67,4 @@ def unchanged_process() -> Iterator[None]:
 @pytest.fixture
 def few_steps(monkeypatch):
     """Train encoders for three steps in place of minutes."""
-    monkeypatch.setattr(contrastive, "train_encoder", partial(train_encoder, n_steps=3))
+    monkeypatch.setattr(encoder_training, "train_encoder", partial(train_encoder, n_steps=3))

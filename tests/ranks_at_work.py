@@ -15,11 +15,12 @@ from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from monai_memorization.cli import main
-from monai_memorization.detector.contrastive import nt_xent, train_encoder
+from monai_memorization.detector.contrastive import nt_xent
 from monai_memorization.detector.embeddings import embed
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder
+from monai_memorization.detector.encoder_training import train_encoder
 from monai_memorization.detector.parallel import gathered, parallel
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.prepared import prepared_images
 from monai_memorization.images.sets import read_image_set
 from monai_memorization.ranks import ALONE, Ranks, current_ranks, on_every_rank, stop
 

@@ -20,10 +20,11 @@ from monai.transforms import Orientationd, SaveImage
 from PIL import Image
 
 from monai_memorization.auditing import audit
-from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import save_encoder
+from monai_memorization.detector.encoder_training import train_encoder
 from monai_memorization.images.export import export_images
-from monai_memorization.images.preparation import choose_preparation, read_prepared
+from monai_memorization.images.preparation import choose_preparation
+from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.sets import read_image_set
 from monai_memorization.injection import inject
 

@@ -26,7 +26,7 @@ from monai_memorization.generation.autoencoding import (
     named_items,
 )
 from monai_memorization.generation.feature_loss import FeatureLoss
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.prepared import prepared_images
 
 
 def trainer(spatial_dims: int = 2, n: int = 8, batch_size: int = 4, **settings: object) -> AutoencoderTrainer:

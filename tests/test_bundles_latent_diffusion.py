@@ -25,7 +25,7 @@ from small_generators import SMALL
 
 from monai_memorization.errors import InputError
 from monai_memorization.generation.latents import LatentDiffusionUNet
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.prepared import prepared_images
 from monai_memorization.images.reading import read_image
 
 pytestmark = pytest.mark.usefixtures("unchanged_process")

@@ -10,10 +10,10 @@ import torch
 from ignite.engine import Events
 from made_up_images import smooth_images, write_folder
 
-from monai_memorization.detector import contrastive
+from monai_memorization.detector import encoder_training
 from monai_memorization.detector.checkpoint import TrainingCheckpoint
-from monai_memorization.detector.contrastive import obtain_encoder, train_encoder
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.detector.encoder_training import obtain_encoder, train_encoder
+from monai_memorization.images.prepared import prepared_images
 from monai_memorization.images.sets import read_image_set
 
 N_STEPS = 8
@@ -93,12 +93,12 @@ def test_state_is_written_no_more_often_than_asked(images, tmp_path):
 
 
 def test_kept_encoder_of_a_stopped_training_is_that_of_one_that_was_not(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(contrastive, "TrainingCheckpoint", partial(TrainingCheckpoint, interval=0))
+    monkeypatch.setattr(encoder_training, "TrainingCheckpoint", partial(TrainingCheckpoint, interval=0))
     listed = read_image_set(images.images.paths[0].parent, "training")
     encoders = []
     for losses in (Losses(), Losses(3), Losses()):
         short = partial(train_encoder, n_steps=N_STEPS, train_handlers=[losses])
-        monkeypatch.setattr(contrastive, "train_encoder", short)
+        monkeypatch.setattr(encoder_training, "train_encoder", short)
         folder = tmp_path / ("kept" if encoders else "whole")
         try:
             encoders.append(obtain_encoder(None, listed, folder))

@@ -14,19 +14,17 @@ from monai_memorization.errors import InputError
 from monai_memorization.statistics.conformal import (
     alpha_attained,
     attained_rank,
-    benjamini_hochberg,
     copy_candidates,
     count_at_least,
     false_alarm_rate_ci,
-    flag,
     largest_count,
     n_patients_needed,
     p_values,
-    smallest_list,
     smallest_p_value,
-    stratify,
     threshold,
 )
+from monai_memorization.statistics.discoveries import benjamini_hochberg, smallest_list
+from monai_memorization.statistics.strata import flag, stratify
 
 # few distinct values, so that ties are common
 SIMILARITIES = st.lists(st.integers(0, 12).map(lambda i: i / 12), min_size=1, max_size=40)

@@ -15,14 +15,16 @@ import pytest
 import torch
 from made_up_images import smooth_images, write_folder, write_image
 
-from monai_memorization.detector import contrastive, degradations
-from monai_memorization.detector.contrastive import nt_xent, obtain_encoder, share_told_apart, train_encoder
+from monai_memorization.detector import degradations, encoder_training
+from monai_memorization.detector.contrastive import nt_xent
 from monai_memorization.detector.embeddings import embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder, load_encoder, save_encoder
+from monai_memorization.detector.encoder_training import obtain_encoder, share_told_apart, train_encoder
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.views import Views
 from monai_memorization.errors import InputError
-from monai_memorization.images.preparation import PreparedImages, choose_preparation, prepared_images, read_prepared
+from monai_memorization.images.preparation import choose_preparation
+from monai_memorization.images.prepared import PreparedImages, prepared_images, read_prepared
 from monai_memorization.images.sets import read_image_set
 
 
@@ -59,7 +61,7 @@ def images(tmp_path):
 @pytest.fixture
 def few_steps(monkeypatch):
     """Train for three steps in place of minutes."""
-    monkeypatch.setattr(contrastive, "train_encoder", partial(train_encoder, n_steps=3))
+    monkeypatch.setattr(encoder_training, "train_encoder", partial(train_encoder, n_steps=3))
 
 
 def weights(encoder) -> torch.Tensor:
@@ -271,7 +273,7 @@ def test_long_training_says_how_long_it_will_take(training, caplog):
 
 
 def test_encoder_of_another_version_is_trained_anew(training_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(contrastive, "train_encoder", partial(train_encoder, n_steps=2))
+    monkeypatch.setattr(encoder_training, "train_encoder", partial(train_encoder, n_steps=2))
     images = read_image_set(training_folder, "training")
     obtain_encoder(None, images, tmp_path)
     text = json.loads((tmp_path / "model.json").read_text())

@@ -11,18 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, false_alarm_rate_ci, flag, stratify
-from monai_memorization.statistics.counts import (
-    Calibrated,
-    FdrList,
+from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, false_alarm_rate_ci
+from monai_memorization.statistics.counts import Calibrated, FdrList, measure_calibrated
+from monai_memorization.statistics.rates import (
     accumulation_curve,
     copy_rate,
     copy_rate_at_power,
     copy_rate_interval,
     false_alarm_rate_interval,
-    measure_calibrated,
     n_mem_total_bound,
 )
+from monai_memorization.statistics.strata import flag, stratify
 
 
 def one_stratum(n_patients, n_synthetic, images_per_patient=1):

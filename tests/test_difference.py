@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_memorization.statistics.conformal import Stratum, false_alarm_shapes, stratify
-from monai_memorization.statistics.counts import copy_rate_interval
+from monai_memorization.statistics.conformal import false_alarm_shapes
 from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
+from monai_memorization.statistics.rates import copy_rate_interval
+from monai_memorization.statistics.strata import Stratum, stratify
 
 ALPHA = 0.05
 

@@ -10,7 +10,7 @@ from small_generators import small_autoencoder, small_diffusion
 from torch.utils.data import DataLoader
 
 from monai_memorization.generation.latents import LatentDataset, LatentRefreshHandler, decode, encode
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.prepared import prepared_images
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from small_generators import SMALL, small_diffusion
 
 from monai_memorization import InputError
 from monai_memorization.detector.leaks import distinct_images
-from monai_memorization.images.sets import cap_patients, read_image_set
+from monai_memorization.images.division import cap_patients
+from monai_memorization.images.sets import read_image_set
 
 pytestmark = pytest.mark.usefixtures("unchanged_process")
 

@@ -18,15 +18,8 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from torch.utils.data import DataLoader
 
 from monai_memorization.errors import InputError
-from monai_memorization.images.preparation import (
-    Notes,
-    Preparation,
-    PrepareImaged,
-    choose_preparation,
-    prepared_batches,
-    prepared_images,
-    scale_intensities,
-)
+from monai_memorization.images.preparation import Preparation, PrepareImaged, choose_preparation, scale_intensities
+from monai_memorization.images.prepared import Notes, prepared_batches, prepared_images
 from monai_memorization.images.reading import read_image
 from monai_memorization.images.sets import read_image_set
 

@@ -14,11 +14,11 @@ from made_up_images import smooth_images, write_csv, write_folder
 
 from monai_memorization import InputError
 from monai_memorization.detector import degradations
-from monai_memorization.detector.contrastive import train_encoder
 from monai_memorization.detector.encoder import load_encoder, save_encoder
+from monai_memorization.detector.encoder_training import train_encoder
 from monai_memorization.gating import default_policy
 from monai_memorization.generation.draws import SamplerDraw
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.prepared import prepared_images
 from monai_memorization.images.sets import read_image_set
 from monai_memorization.judging import Detector, planted_that_pass
 from monai_memorization.releasing import release

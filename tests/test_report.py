@@ -23,7 +23,7 @@ from monai_memorization.reporting.report import (
     write_pairs,
     write_report,
 )
-from monai_memorization.statistics.conformal import Flags
+from monai_memorization.statistics.strata import Flags
 
 
 def embeddings(role, names, patients=None, digests=None, **more) -> Embeddings:

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, stratify, threshold
-from monai_memorization.statistics.counts import copy_rate_at_power
+from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, threshold
+from monai_memorization.statistics.rates import copy_rate_at_power
 from monai_memorization.statistics.residual import rate_at_power_interval, residual_interval, residual_rate
+from monai_memorization.statistics.strata import stratify
 
 ALPHA = 0.05
 N_PLANTED = 128

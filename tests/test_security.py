@@ -38,7 +38,8 @@ from monai_memorization.filtering import write_data_list
 from monai_memorization.gating import read_policy
 from monai_memorization.generation.autoencoding import named_items
 from monai_memorization.generation.weights import load_weights
-from monai_memorization.images.preparation import Preparation, prepared_images
+from monai_memorization.images.preparation import Preparation
+from monai_memorization.images.prepared import prepared_images
 from monai_memorization.images.reading import read_image
 from monai_memorization.images.sets import read_image_set
 

@@ -17,15 +17,10 @@ from report_examples import (
 )
 
 from monai_memorization.reporting.formats import NO_BREAK
-from monai_memorization.reporting.sentences import (
-    fewest_patients,
-    limits,
-    mistakes,
-    reason,
-    verdict_label,
-    verdict_line,
-    verdict_sentence,
-)
+from monai_memorization.reporting.limits import limits, mistakes
+from monai_memorization.reporting.reasons import reason
+from monai_memorization.reporting.sentences import verdict_label, verdict_line, verdict_sentence
+from monai_memorization.reporting.wording import fewest_patients
 
 
 def said(text: str) -> str:

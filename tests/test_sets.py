@@ -14,15 +14,8 @@ from hypothesis import strategies as st
 from made_up_images import smooth_images, write_image
 
 from monai_memorization.errors import InputError
-from monai_memorization.images.sets import (
-    SUFFIXES,
-    ImageSet,
-    check_disjoint,
-    data_list,
-    read_image_set,
-    split,
-    write_image_set,
-)
+from monai_memorization.images.division import check_disjoint, split
+from monai_memorization.images.sets import SUFFIXES, ImageSet, data_list, read_image_set, write_image_set
 
 NAMES = ("images/a.png", "images/b.png", "images/deep/c.nii.gz")
 ROWS = [

@@ -16,7 +16,7 @@ from monai_memorization.detector.embeddings import embed
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.shards import hash_settings, hash_weights, read_shard
 from monai_memorization.errors import InputError
-from monai_memorization.images.preparation import prepared_batches
+from monai_memorization.images.prepared import prepared_batches
 from monai_memorization.images.sets import read_image_set
 
 N = 37

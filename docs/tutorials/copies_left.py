@@ -20,8 +20,9 @@ from PIL import Image
 from monai_memorization import audit, filter_synthetic, gate, read_image_set, save_encoder, train_encoder
 from monai_memorization.detector.degradations import blur, elastic, noise, shift, turn
 from monai_memorization.images.cohort import write_cohort
-from monai_memorization.images.preparation import prepared_images
-from monai_memorization.images.sets import split, write_image_set
+from monai_memorization.images.division import split
+from monai_memorization.images.prepared import prepared_images
+from monai_memorization.images.sets import write_image_set
 
 folder = Path(mkdtemp())
 

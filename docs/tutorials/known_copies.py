@@ -17,7 +17,7 @@ from PIL import Image
 from monai_memorization import audit, read_image_set, save_encoder, train_encoder
 from monai_memorization.detector.degradations import blur, shift, turn
 from monai_memorization.images.cohort import write_cohort
-from monai_memorization.images.preparation import prepared_images
+from monai_memorization.images.prepared import prepared_images
 
 folder = Path(mkdtemp())
 

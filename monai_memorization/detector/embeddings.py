@@ -20,7 +20,7 @@ from monai_memorization.detector.registration import fine_structure
 from monai_memorization.detector.shards import Shard, hash_settings, name_shard, read_shard, write_shard
 from monai_memorization.errors import InputError
 from monai_memorization.images.contents import hash_contents
-from monai_memorization.images.preparation import Notes, prepared_batches
+from monai_memorization.images.prepared import Notes, prepared_batches
 from monai_memorization.images.sets import ImageSet
 from monai_memorization.ranks import current_ranks
 

@@ -20,7 +20,8 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from monai_memorization.detector.embeddings import Embeddings, digest, shrink
 from monai_memorization.detector.near_identical import near_identical, near_identical_pairs
 from monai_memorization.errors import InputError
-from monai_memorization.images.preparation import Preparation, choose_preparation, prepared_batches
+from monai_memorization.images.preparation import Preparation, choose_preparation
+from monai_memorization.images.prepared import prepared_batches
 from monai_memorization.images.sets import ImageSet, read_image_set
 
 logger = logging.getLogger(__name__)

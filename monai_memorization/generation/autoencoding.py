@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from monai_memorization.errors import InputError
 from monai_memorization.generation.feature_loss import FeatureLoss
 from monai_memorization.generation.latents import decode, encode, unwrap
-from monai_memorization.images.preparation import PreparedImages
+from monai_memorization.images.prepared import PreparedImages
 
 
 def kl_divergence(mu: Tensor, sigma: Tensor) -> Tensor:

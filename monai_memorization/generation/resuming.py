@@ -14,7 +14,7 @@ from ignite.handlers import EMAHandler
 from monai_memorization.detector.checkpoint import RandomStates, Stateful, TrainingCheckpoint
 from monai_memorization.detector.order import BatchOrder
 from monai_memorization.images.contents import hash_contents
-from monai_memorization.images.preparation import PreparedImages
+from monai_memorization.images.prepared import PreparedImages
 from monai_memorization.ranks import ALONE, Ranks
 
 

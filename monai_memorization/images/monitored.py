@@ -9,7 +9,8 @@ import pandas as pd
 
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
-from monai_memorization.images.sets import ImageSet, split
+from monai_memorization.images.division import split
+from monai_memorization.images.sets import ImageSet
 
 FILE = "monitoring.csv"
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from monai_memorization.errors import InputError
+from monai_memorization.images.division import check_disjoint
 from monai_memorization.images.monitored import leave_out_monitored
-from monai_memorization.images.sets import ImageSet, check_disjoint, read_image_set
+from monai_memorization.images.sets import ImageSet, read_image_set
 
 
 def read_roles(

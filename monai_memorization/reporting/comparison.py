@@ -10,9 +10,9 @@ import torch
 
 from monai_memorization.reporting.formats import NO_BREAK, count, percent, plain, points_interval, say, words
 from monai_memorization.reporting.quantities import QUANTITIES, Entry, Report
-from monai_memorization.reporting.sentences import calibration_role
-from monai_memorization.statistics.conformal import Stratum
+from monai_memorization.reporting.wording import calibration_role
 from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
+from monai_memorization.statistics.strata import Stratum
 
 
 @dataclass(frozen=True)

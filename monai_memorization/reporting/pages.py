@@ -14,7 +14,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from monai_memorization.files import write_text
-from monai_memorization.reporting import comparison, figures, pictures, sentences
+from monai_memorization.reporting import comparison, figures, limits, pictures, reasons, sentences, wording
 from monai_memorization.reporting.templating import LINKED, environment
 from monai_memorization.statistics.conformal import n_patients_needed
 from monai_memorization.statistics.verdict import GAP_ALLOWED, RECALL_NEEDED
@@ -30,25 +30,24 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
     Raises:
         InputError: The file cannot be written.
     """
-    reasons = report["verdict"].get("reasons") or []
+    codes = report["verdict"].get("reasons") or []
     power = report.get("power") or []
     recalls = _recalls(power, report.get("power_summary") or {})
-    role = sentences.calibration_role(report)
+    role = wording.calibration_role(report)
     reconstructed = role == "reconstructed_validation"
     page = environment().get_template("report.html.j2")
     html = page.render(
         report=report,
         label=sentences.verdict_label(report),
         sentence=sentences.verdict_sentence(report),
-        deciding=[sentences.reason(report, code) for code in reasons if code != "no_patient_ids"],
-        caveats=[sentences.reason(report, code) for code in reasons if code == "no_patient_ids"]
-        + sentences.mistakes(report),
-        limits=sentences.limits(report),
+        deciding=[reasons.reason(report, code) for code in codes if code != "no_patient_ids"],
+        caveats=[reasons.reason(report, code) for code in codes if code == "no_patient_ids"] + limits.mistakes(report),
+        limits=limits.limits(report),
         by_chance=sentences.false_alarms_expected(report),
         calibration=report["sets"][role],
         reconstructed=reconstructed,
-        labelled=sentences.is_labelled(report),
-        weakest=sentences.fewest_patients(report),
+        labelled=wording.is_labelled(report),
+        weakest=wording.fewest_patients(report),
         patients_needed=n_patients_needed(report["calibrated"]["alpha"]),
         recall_needed=RECALL_NEEDED,
         gap_allowed=GAP_ALLOWED,
@@ -102,7 +101,7 @@ def _two_histograms(before: Mapping[str, Any], after: Mapping[str, Any]) -> Mark
     first, second = _scores(before), _scores(after)
     if first is None or second is None:
         return None
-    reconstructed = all(sentences.calibration_role(report) != "validation" for report in (before, after))
+    reconstructed = all(wording.calibration_role(report) != "validation" for report in (before, after))
     calibration = "reconstructed" if reconstructed else "validation"
     same = comparison.same_threshold(before, after)
     return Markup(figures.two_score_histograms(first, second, same, calibration))

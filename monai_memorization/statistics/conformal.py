@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibrated protocol: conformal p-values with the patient as the unit, their thresholds and lists.
+"""Calibrated protocol: conformal p-values with the patient as the unit, and their thresholds.
 
 All comparisons of a p-value with a level are made in whole numbers. With P patients, n_V validation images and
 c(s) = #{v : a(v) >= a(s)}, p(s) = (1 + P c / n_V) / (P + 1) <= alpha holds exactly when
@@ -9,8 +9,6 @@ fraction that was written, so that 0.05 of 60 is 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -18,105 +16,6 @@ from scipy.stats import beta
 from torch import Tensor
 
 from monai_memorization.errors import InputError
-
-
-@dataclass(frozen=True)
-class Stratum:
-    """Images that are compared with each other: all of them, or those of one label.
-
-    Args:
-        label: None where labels are not used.
-        validation: positions of its validation images, int64 (n_V',).
-        synthetic: positions of its synthetic images, int64 (n_S',).
-        n_patients: P, patients among its validation images.
-    """
-
-    label: str | None
-    validation: Tensor
-    synthetic: Tensor
-    n_patients: int
-
-
-@dataclass(frozen=True)
-class Flags:
-    """What the calibrated protocol says of each synthetic image, in the order of the set.
-
-    Args:
-        p_value: float64 (n_S,).
-        copy_candidate: p(s) <= alpha, bool (n_S,).
-        in_fdr_list: bool (n_S,).
-    """
-
-    p_value: Tensor
-    copy_candidate: Tensor
-    in_fdr_list: Tensor
-
-
-def stratify(
-    validation_patients: Sequence[str],
-    n_synthetic: int,
-    validation_labels: Sequence[str] | None = None,
-    synthetic_labels: Sequence[str] | None = None,
-) -> tuple[Stratum, ...]:
-    """Group the images within which p-values are taken: by label where both sets have labels, else all together.
-
-    Args:
-        validation_patients: patient of each validation image (the image's own id where patients are unknown).
-        n_synthetic: n_S.
-        validation_labels: label of each validation image.
-        synthetic_labels: label of each synthetic image.
-
-    Returns:
-        One stratum, or one per label that occurs among the synthetic images, sorted by label.
-
-    Raises:
-        InputError: no validation images, or a synthetic label that the validation set lacks.
-    """
-    if len(validation_patients) == 0:
-        raise InputError(
-            "validation: found no images, so nothing can be calibrated; make a validation set with `split`"
-        )
-    if validation_labels is None or synthetic_labels is None:
-        everything = torch.arange(len(validation_patients)), torch.arange(n_synthetic)
-        return (Stratum(None, *everything, len(set(validation_patients))),)
-    strata = []
-    for label in sorted(set(synthetic_labels)):
-        validation = [i for i, other in enumerate(validation_labels) if other == label]
-        synthetic = [i for i, other in enumerate(synthetic_labels) if other == label]
-        if not validation:
-            raise InputError(
-                f"label: found {len(synthetic)} synthetic images labelled {label!r} but no validation image; "
-                "add validation images of that label, or leave the label column out"
-            )
-        patients = len({validation_patients[i] for i in validation})
-        strata.append(Stratum(label, torch.tensor(validation), torch.tensor(synthetic), patients))
-    return tuple(strata)
-
-
-def flag(validation: Tensor, synthetic: Tensor, strata: Sequence[Stratum], *, alpha: float, q: float) -> Flags:
-    """Give each synthetic image its p-value within its stratum, and its place among the candidates and the listed.
-
-    Args:
-        validation: a(v), scores of the validation images, (n_V,).
-        synthetic: a(s), (n_S,).
-        strata: from `stratify`; every synthetic image is in exactly one.
-        alpha: level of the copy candidates.
-        q: level of the FDR list, which is taken over all strata together.
-
-    Returns:
-        p-values and marks.
-
-    Raises:
-        InputError: alpha or q outside (0, 1).
-    """
-    p_value = torch.ones(len(synthetic), dtype=torch.float64)
-    candidate = torch.zeros(len(synthetic), dtype=torch.bool)
-    validation, synthetic = validation.cpu(), synthetic.cpu()
-    for stratum in strata:
-        sets = validation[stratum.validation], synthetic[stratum.synthetic]
-        p_value[stratum.synthetic] = p_values(*sets, stratum.n_patients)
-        candidate[stratum.synthetic] = copy_candidates(*sets, alpha, stratum.n_patients)
-    return Flags(p_value, candidate, benjamini_hochberg(p_value, q))
 
 
 def count_at_least(validation: Tensor, synthetic: Tensor) -> Tensor:
@@ -162,7 +61,7 @@ def smallest_p_value(n_patients: int) -> float:
 
 def n_patients_needed(alpha: float) -> int:
     """Smallest P with 1 / (P + 1) <= alpha."""
-    level = _fraction(alpha, "alpha")
+    level = as_fraction(alpha, "alpha")
     return -((level - 1) // level)  # ceil(1 / alpha - 1)
 
 
@@ -177,7 +76,7 @@ def largest_count(alpha: float, n_validation: int, n_patients: int) -> int:
     Returns:
         An integer below n_V.
     """
-    return n_validation * (_fraction(alpha, "alpha") * (n_patients + 1) - 1) // n_patients
+    return n_validation * (as_fraction(alpha, "alpha") * (n_patients + 1) - 1) // n_patients
 
 
 def threshold(validation: Tensor, alpha: float, n_patients: int | None = None) -> float:
@@ -300,39 +199,7 @@ def false_alarm_rate_ci(
     return float(min(low)), float(max(high))
 
 
-def benjamini_hochberg(p_values: Tensor, q: float) -> Tensor:
-    """Mark the FDR list: the j smallest p-values, j = max{i : p_(i) <= q i / n} (Benjamini and Hochberg 1995).
-
-    The p-values share one validation set; Bates et al. 2023 show that this keeps the false discovery rate at q on
-    average over validation sets. A p-value on the boundary counts as reached: the comparison allows for the rounding of
-    a float64 product (1e-12 of it), far below the spacing of conformal p-values.
-
-    Args:
-        p_values: (n_S,).
-        q: bound on the false discovery rate, in (0, 1).
-
-    Returns:
-        Mask, bool (n_S,).
-    """
-    _fraction(q, "q")
-    ordered, order = p_values.double().sort()
-    ranks = torch.arange(1, len(ordered) + 1, dtype=torch.float64, device=ordered.device)
-    reached = (ordered <= q * ranks / max(1, len(ordered)) * (1 + 1e-12)).nonzero()
-    listed = torch.zeros(len(ordered), dtype=torch.bool, device=ordered.device)
-    if len(reached) > 0:
-        listed[order[: int(reached[-1]) + 1]] = True
-    return listed
-
-
-def smallest_list(n_synthetic: int, q: float, n_patients: int) -> int:
-    """Fewest images that an FDR list can name: the smallest whole number not below n_S / (q (P + 1)).
-
-    Above n_S no list is possible at all with so few patients.
-    """
-    return -(-n_synthetic // (_fraction(q, "q") * (n_patients + 1)))
-
-
-def _fraction(level: float, name: str) -> Fraction:
+def as_fraction(level: float, name: str) -> Fraction:
     """The decimal fraction that was written: 0.05 is 1/20, not the binary number next to it."""
     if not 0 < level < 1:
         raise InputError(f"{name}: found {level}, but must lie between 0 and 1, for example 0.05")

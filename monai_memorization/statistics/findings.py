@@ -19,11 +19,11 @@ from monai_memorization.detector.embeddings import Embeddings
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.near_identical import near_identical
 from monai_memorization.detector.scores import score_embedded, score_prepared
-from monai_memorization.images.preparation import read_prepared
+from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet
-from monai_memorization.statistics.conformal import Flags, Stratum, flag, stratify, threshold
-from monai_memorization.statistics.counts import Calibrated, accumulation_curve, measure_calibrated
+from monai_memorization.statistics.conformal import threshold
+from monai_memorization.statistics.counts import Calibrated, measure_calibrated
 from monai_memorization.statistics.gap import gap_auc, nearest_in_training
 from monai_memorization.statistics.paper_protocol import PaperProtocol, measure_paper_protocol
 from monai_memorization.statistics.power import (
@@ -34,6 +34,8 @@ from monai_memorization.statistics.power import (
     measure_reconstructions,
     summarize_power,
 )
+from monai_memorization.statistics.rates import accumulation_curve
+from monai_memorization.statistics.strata import Flags, Stratum, flag, stratify
 from monai_memorization.statistics.verdict import Verdict, decide
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from monai_memorization.detector.embeddings import Embeddings
 from monai_memorization.detector.scores import score_vectors
-from monai_memorization.statistics.conformal import flag, stratify
 from monai_memorization.statistics.counts import measure_calibrated
 from monai_memorization.statistics.paper_protocol import measure_paper_protocol
+from monai_memorization.statistics.strata import flag, stratify
 
 
 def measure_monitored(

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a reader of a report should know: mistakes in its input, and what the audit cannot see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from monai_memorization.reporting.formats import count, p_value, percent, percent_interval, say
+from monai_memorization.reporting.reasons import Reason
+from monai_memorization.reporting.wording import all_patients, fewest_patients, patients, things
+from monai_memorization.statistics.conformal import n_patients_needed
+
+
+def mistakes(report: Mapping[str, Any]) -> list[Reason]:
+    """Say what was given that should not have been: images, or an encoder; nothing where all is well.
+
+    Args:
+        report: The dict of `report.json`.
+    """
+    found = report["sets"].get("leaks") or {}
+    caveats = []
+    if ((report.get("provenance") or {}).get("settings") or {}).get("encoder_of_other_images"):
+        caveats.append(
+            Reason(
+                "The encoder was trained on other images than this training set. Copies may be found less often; the "
+                "recall of planted copies, which was measured with it, says how often.",
+                "Leave --encoder out, and one is trained on this set.",
+            )
+        )
+    if found.get("shared_images"):
+        caveats.append(
+            Reason(
+                "Validation images that agree pixel by pixel with a training image: "
+                f"{count(found['shared_images'])}. They make copies look ordinary, so that fewer are found.",
+                "Look them up in leaks.csv, take those that show the same person out of one of the two sets, and audit "
+                "again.",
+            )
+        )
+    if found.get("repeated_in_training"):
+        whose = say(
+            " ({} of the same patient, {} of another)",
+            count(found.get("repeated_same_patient")),
+            count(found.get("repeated_other_patient")),
+        )
+        caveats.append(
+            Reason(
+                "Training images that repeat another one, pixel by pixel: "
+                f"{count(found['repeated_in_training'])}{whose or ''}. What a generator sees twice it memorizes first.",
+                "Look them up in leaks.csv, and keep one of each before you train again.",
+            )
+        )
+    return caveats
+
+
+def limits(report: Mapping[str, Any]) -> list[str]:
+    """Say what this audit cannot see, as plain sentences with its own numbers.
+
+    Args:
+        report: The dict of `report.json`.
+    """
+    calibrated = report["calibrated"]
+    sentences = [_finest_level(report)]
+    smallest = (calibrated.get("fdr") or {}).get("smallest_list")
+    if smallest is not None and smallest > 1:
+        sentences.append(_smallest_list(math.ceil(smallest), report["sets"]["synthetic"]["n_images"]))
+    interval = percent_interval(calibrated.get("false_alarm_rate_ci"))
+    if interval is not None and calibrated.get("alpha_attained"):  # at 0 nothing can be flagged
+        sentences.append(
+            f"With {all_patients(report)} the share of honest images flagged lies between "
+            f"{interval.replace(' to ', ' and ')} (95 % interval); more validation patients narrow it."
+        )
+    unseen = percent((report.get("power_summary") or {}).get("unseen"))
+    if unseen is not None:
+        sentences.append(
+            f"Of planted copies altered in ways that the encoder was never shown, {unseen} were found; copies altered "
+            "in ways that nobody planted may be found less often."
+        )
+    if "reconstructed_training" not in report["sets"]:
+        sentences.append(
+            "Training images through the generator's autoencoder were not among the planted copies; if it has one, "
+            "give them as --reconstructed-training."
+        )
+    sentences.append(
+        f"The audit speaks of these {count(report['sets']['synthetic']['n_images'])} synthetic images. Further images "
+        "of the same generator may copy further patients."
+    )
+    return sentences
+
+
+def _finest_level(report: Mapping[str, Any]) -> str:
+    stratum = fewest_patients(report)
+    n = int(stratum["n_patients"])
+    start = f"With {patients(report, stratum)} no p-value can be below 1/{n + 1:,} = {p_value(1 / (n + 1))}"
+    out_of_reach = next((level for level in (0.05, 0.01, 0.001) if n_patients_needed(level) > n), None)
+    if out_of_reach is None:
+        return f"{start}."
+    cannot = "this audit cannot flag" if stratum["label"] is None else "no image of that label can be flagged"
+    needed = f"{n_patients_needed(out_of_reach):,}"
+    return f"{start}: {cannot} at alpha {out_of_reach:g}, which needs {needed} of them."
+
+
+def _smallest_list(smallest: int, n_synthetic: int) -> str:
+    if smallest > n_synthetic:
+        return f"The FDR list can name none of the {count(n_synthetic)} images: it names {count(smallest)} or more."
+    return (
+        f"The FDR list cannot name fewer than {things(smallest, 'image')}: a handful of copies stays off it, however "
+        "close they are, and only more validation patients change that."
+    )

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rates that counts stand for, beyond what chance alone gives, and their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from scipy.optimize import brentq
+from scipy.special import betainc, betaincinv
+from torch import Tensor
+
+from monai_memorization.statistics.conformal import alpha_attained, false_alarm_rate_ci, false_alarm_shapes
+from monai_memorization.statistics.paper_protocol import share_drawn
+from monai_memorization.statistics.strata import Stratum
+
+# Equally likely values that stand for a distribution of false-alarm rates; pairing those of several labels needs more.
+N_RATES, N_RATES_BY_LABEL = 500, 10_000
+
+
+def copy_rate(n_copies: int, n_synthetic: int, attained: float) -> float:
+    """Share of copies, (flagged_rate - alpha_attained) / (1 - alpha_attained) floored at 0.
+
+    A lower bound on average: copies that the audit cannot see do not count, and honest images are flagged at
+    alpha_attained at most. Flooring errs upwards where nothing is copied, by the mean of the noise's positive part.
+    """
+    return max(0.0, (n_copies / max(1, n_synthetic) - attained) / (1 - attained))
+
+
+def copy_rate_at_power(n_copies: int, n_synthetic: int, attained: float, recall: float | None) -> float | None:
+    """Share of copies if each is found with probability `recall`: (flagged_rate - attained) / (recall - attained).
+
+    Held to [0, 1]; None where the recall is unknown or not above alpha_attained: flags then say nothing about copies.
+    """
+    if recall is None or recall <= attained:
+        return None
+    return min(1.0, max(0.0, (n_copies / max(1, n_synthetic) - attained) / (recall - attained)))
+
+
+def excess_rate(count: int, expected_false: float, total: int) -> float:
+    """(count - expected_false) / total, floored at 0."""
+    return max(0.0, (count - expected_false) / total)
+
+
+def copy_rate_interval(
+    n_copies: int, n_synthetic: int, alpha: float, strata: Sequence[Stratum], seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the copy rate over both sources of error, the validation patients and the synthetic images.
+
+    The 2.5 and 97.5 percentile of (f - A) / (1 - A), floored at 0, where A is the false-alarm rate of this validation
+    set, the wider Beta of `false_alarm_shapes`, and f the flagged share, Beta(x + 1/2, n_S - x + 1/2) for x
+    flagged images (Jeffreys), with the ends at x = 0 and n_S as in Brown, Cai and DasGupta 2001. Without draws:
+    P((f - A) / (1 - A) <= c) is the mean over A of P(f <= c + (1 - c) A).
+
+    It takes the place of the percentile bootstrap of design section 3.2, in which every draw reuses the same few
+    largest a(v): with 20 patients that found copies in 23 % of honest audits (docs/method.md).
+
+    Args:
+        n_copies: x, copy candidates.
+        n_synthetic: n_S.
+        alpha: level of the candidates.
+        strata: those that gave the candidates.
+        seed: of the pairing of labels; unused with one stratum.
+        level: of the interval.
+
+    Returns:
+        Low and high end; (0, 1) where no image can be flagged, as nothing is then known.
+    """
+    if n_synthetic == 0 or mean_alpha_attained(alpha, strata) == 0:
+        return 0.0, 1.0
+    false_alarms = false_alarm_rates(alpha, strata, seed).numpy()
+    shape = n_copies + 0.5, n_synthetic - n_copies + 0.5
+
+    def probability_up_to(rate: float) -> float:
+        return float(betainc(*shape, rate + (1 - rate) * false_alarms).mean())
+
+    def end(probability: float) -> float:
+        if probability_up_to(0.0) >= probability:
+            return 0.0
+        return float(brentq(lambda rate: probability_up_to(rate) - probability, 0.0, 1.0, xtol=1e-8))
+
+    low, high = end((1 - level) / 2), end((1 + level) / 2)
+    return (0.0 if n_copies == 0 else low), (1.0 if n_copies == n_synthetic else high)
+
+
+def mean_alpha_attained(alpha: float, strata: Sequence[Stratum]) -> float:
+    """`alpha_attained`, as mean over the synthetic images where it differs between strata."""
+    total = sum(len(s.synthetic) for s in strata)
+    return sum(len(s.synthetic) * alpha_attained(alpha, s.n_patients, len(s.validation)) for s in strata) / max(
+        1, total
+    )
+
+
+def false_alarm_rate_interval(
+    alpha: float, strata: Sequence[Stratum], seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """`false_alarm_rate_ci`; with p-values within label that of the weighted sum of one independent Beta per label.
+
+    Args:
+        alpha: level of the candidates.
+        strata: those that give the candidates.
+        seed: of the pairing of labels; unused with one stratum.
+        level: probability of the interval.
+
+    Returns:
+        Low and high end.
+    """
+    if len(strata) == 1:
+        return false_alarm_rate_ci(alpha, strata[0].n_patients, len(strata[0].validation), level)
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    alike, independent = (false_alarm_rates(alpha, strata, seed, extreme).quantile(ends) for extreme in (0, 1))
+    return float(min(alike[0], independent[0])), float(max(alike[1], independent[1]))
+
+
+def n_mem_total_bound(abundance: Tensor, expected_false: float, n_training: int) -> float | None:
+    """Lower bound on the number of memorized training images that unlimited sampling would show.
+
+    Chao1 in its bias-corrected form (Chao 2005), S + f1 (f1 - 1) / (2 (f2 + 1)), where S training images are the
+    match of a listed image, f1 of them of one and f2 of two. False listings are nearly all singletons, so
+    expected_false is taken off S and f1.
+
+    Args:
+        abundance: listed images per matched training image, all >= 1, (S,).
+        expected_false: matches expected by chance.
+        n_training: n_T, which bounds the result.
+
+    Returns:
+        A number in [0, n_T]; None where the correction leaves no singletons.
+    """
+    single = int((abundance == 1).sum()) - expected_false
+    double = int((abundance == 2).sum())
+    if single <= 0:
+        return None
+    bound = len(abundance) - expected_false + max(0.0, single * (single - 1)) / (2 * (double + 1))
+    return min(bound, float(n_training))
+
+
+def accumulation_curve(match: Tensor, flagged: Tensor, n_points: int = 50) -> tuple[Tensor, Tensor]:
+    """Number of distinct training images matched by flagged images, against images drawn.
+
+    The exact mean over all orders of drawing: a training image that is the match of c of n images is met among m drawn
+    ones with probability 1 - C(n - c, m) / C(n, m). For the curve of false matches pass validation images, flagged
+    where a(v) reaches the threshold.
+
+    Args:
+        match: nearest training image, int64 (n,).
+        flagged: bool (n,).
+        n_points: at most so many points.
+
+    Returns:
+        Images drawn, int64 (points,), the last n, and mean number matched, float64 (points,).
+    """
+    n_total = len(match)
+    drawn = torch.linspace(0, n_total, min(n_points, n_total + 1)).round().long()
+    abundance = match[flagged].unique(return_counts=True)[1]
+    return drawn, torch.stack([share_drawn(abundance, n_total, int(m)).sum() for m in drawn])
+
+
+def false_alarm_rates(
+    alpha: float, strata: Sequence[Stratum], seed: int, extreme: int = 0, n_rates: int | None = None
+) -> Tensor:
+    """Equally likely values of the false-alarm rate: each stratum's quantiles, paired at random with the others'.
+
+    Args:
+        alpha: level of the candidates.
+        strata: those that give the candidates.
+        seed: of the pairing; strata of the same labels are paired alike by the same seed.
+        extreme: 0 for a patient's images alike, 1 for independent ones, see `false_alarm_shapes`.
+        n_rates: how many values; 500, or 10,000 with several strata, where left out.
+
+    Returns:
+        Rates in [0, 1], float64 (n_rates,), in random order.
+    """
+    generator, total = torch.Generator().manual_seed(seed), sum(len(s.synthetic) for s in strata)
+    n_rates = n_rates or (N_RATES if len(strata) == 1 else N_RATES_BY_LABEL)
+    levels = (torch.arange(n_rates, dtype=torch.float64) + 0.5) / n_rates
+    rates = torch.zeros(n_rates, dtype=torch.float64)
+    for stratum in strata:
+        shapes = false_alarm_shapes(alpha, stratum.n_patients, len(stratum.validation))
+        order = torch.randperm(n_rates, generator=generator)
+        if shapes is not None:
+            quantiles = torch.from_numpy(betaincinv(*shapes[extreme], levels.numpy()))
+            rates += len(stratum.synthetic) / total * quantiles[order]
+    return rates

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calibrated protocol label by label: each stratum has its own validation images and thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monai_memorization.errors import InputError
+from monai_memorization.statistics.conformal import copy_candidates, p_values
+from monai_memorization.statistics.discoveries import benjamini_hochberg
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Images that are compared with each other: all of them, or those of one label.
+
+    Args:
+        label: None where labels are not used.
+        validation: positions of its validation images, int64 (n_V',).
+        synthetic: positions of its synthetic images, int64 (n_S',).
+        n_patients: P, patients among its validation images.
+    """
+
+    label: str | None
+    validation: Tensor
+    synthetic: Tensor
+    n_patients: int
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the calibrated protocol says of each synthetic image, in the order of the set.
+
+    Args:
+        p_value: float64 (n_S,).
+        copy_candidate: p(s) <= alpha, bool (n_S,).
+        in_fdr_list: bool (n_S,).
+    """
+
+    p_value: Tensor
+    copy_candidate: Tensor
+    in_fdr_list: Tensor
+
+
+def stratify(
+    validation_patients: Sequence[str],
+    n_synthetic: int,
+    validation_labels: Sequence[str] | None = None,
+    synthetic_labels: Sequence[str] | None = None,
+) -> tuple[Stratum, ...]:
+    """Group the images within which p-values are taken: by label where both sets have labels, else all together.
+
+    Args:
+        validation_patients: patient of each validation image (the image's own id where patients are unknown).
+        n_synthetic: n_S.
+        validation_labels: label of each validation image.
+        synthetic_labels: label of each synthetic image.
+
+    Returns:
+        One stratum, or one per label that occurs among the synthetic images, sorted by label.
+
+    Raises:
+        InputError: no validation images, or a synthetic label that the validation set lacks.
+    """
+    if len(validation_patients) == 0:
+        raise InputError(
+            "validation: found no images, so nothing can be calibrated; make a validation set with `split`"
+        )
+    if validation_labels is None or synthetic_labels is None:
+        everything = torch.arange(len(validation_patients)), torch.arange(n_synthetic)
+        return (Stratum(None, *everything, len(set(validation_patients))),)
+    strata = []
+    for label in sorted(set(synthetic_labels)):
+        validation = [i for i, other in enumerate(validation_labels) if other == label]
+        synthetic = [i for i, other in enumerate(synthetic_labels) if other == label]
+        if not validation:
+            raise InputError(
+                f"label: found {len(synthetic)} synthetic images labelled {label!r} but no validation image; "
+                "add validation images of that label, or leave the label column out"
+            )
+        patients = len({validation_patients[i] for i in validation})
+        strata.append(Stratum(label, torch.tensor(validation), torch.tensor(synthetic), patients))
+    return tuple(strata)
+
+
+def flag(validation: Tensor, synthetic: Tensor, strata: Sequence[Stratum], *, alpha: float, q: float) -> Flags:
+    """Give each synthetic image its p-value within its stratum, and its place among the candidates and the listed.
+
+    Args:
+        validation: a(v), scores of the validation images, (n_V,).
+        synthetic: a(s), (n_S,).
+        strata: from `stratify`; every synthetic image is in exactly one.
+        alpha: level of the copy candidates.
+        q: level of the FDR list, which is taken over all strata together.
+
+    Returns:
+        p-values and marks.
+
+    Raises:
+        InputError: alpha or q outside (0, 1).
+    """
+    p_value = torch.ones(len(synthetic), dtype=torch.float64)
+    candidate = torch.zeros(len(synthetic), dtype=torch.bool)
+    validation, synthetic = validation.cpu(), synthetic.cpu()
+    for stratum in strata:
+        sets = validation[stratum.validation], synthetic[stratum.synthetic]
+        p_value[stratum.synthetic] = p_values(*sets, stratum.n_patients)
+        candidate[stratum.synthetic] = copy_candidates(*sets, alpha, stratum.n_patients)
+    return Flags(p_value, candidate, benjamini_hochberg(p_value, q))
