@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What watching a training costs: the diffusion stage of the 2D bundle with and without the fragment, as they are.
+r"""What watching a training costs: the diffusion stage of the 2D bundle with and without the fragment, as they are.
 
-    python benchmarks/overhead.py --training T.csv --validation V.csv --output overhead.json [--n-training 256] [--tiny]
+    python benchmarks/overhead.py --training T.csv --validation V.csv --output overhead.json [--n-training 256] [--tiny] \
+        [--autoencoder autoencoder.pt] [--encoder model.pt]
 
 The autoencoder is trained first, and the encoder, which is timed by itself: a later audit needs it too, and a run that
 is started again keeps it. Within the watched run the start (real images read and embedded) and each check are timed, so
@@ -80,6 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--n-training", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--autoencoder", type=Path, help="weights that an earlier run left, in place of training it")
+    parser.add_argument("--encoder", type=Path, help="the same of the encoder; its training is then not timed")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
     options = parser.parse_args(arguments)
@@ -96,18 +99,19 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     write_image_set(images, work / "training.csv")
     settings = SETTINGS | {"common": TINY if options.tiny else {}}
     given = {"training": str(work / "training.csv"), "seed": options.seed}
-    weights = {"autoencoder_weights": str(work / "autoencoder" / "autoencoder.pt")}
+    weights = {"autoencoder_weights": str(options.autoencoder or work / "autoencoder" / "autoencoder.pt")}
     seconds: dict[str, Any] = {}
-    with timed() as seconds["autoencoder"]:
+    if options.autoencoder is None:
         run_bundle("train_autoencoder", settings, output_dir=str(work / "autoencoder"), **given)
     with timed() as seconds["alone"]:
         run_bundle("train_diffusion", settings, output_dir=str(work / "alone"), **given, **weights)
-    encoder = work / "encoder" / "model.pt"
-    with timed() as seconds["encoder"]:
-        if options.tiny:
-            save_encoder(train_encoder(read_prepared(images, choose_preparation(images)), 2), encoder)
-        else:
-            obtain_encoder(None, images, encoder.parent, options.seed)
+    encoder = options.encoder or work / "encoder" / "model.pt"
+    if options.encoder is None:
+        with timed() as seconds["encoder"]:
+            if options.tiny:
+                save_encoder(train_encoder(read_prepared(images, choose_preparation(images)), 2), encoder)
+            else:
+                obtain_encoder(None, images, encoder.parent, options.seed)
     watch: dict[str, Any] = {"validation": str(options.validation), "copy_rate_limit": 1}
     watch |= {"memorization#handlers#0#encoder": str(encoder), **(TINY_WATCH if options.tiny else {})}
     watch["memorization#handlers#0#_target_"] = f"{__name__}.TimedHandler"
@@ -120,10 +124,14 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def shares_of_run(seconds: dict[str, Any], clock: str) -> dict[str, float]:
-    """Return shares of the time that the run takes alone: of the checks, of start and checks, and with the encoder."""
+    """Return shares of the time that the run takes alone: of the checks, of start and checks, and with the encoder.
+
+    The last only where the encoder was trained.
+    """
     checks = sum(check[clock] for check in seconds["checks"])
     parts = {"checks": checks, "start_and_checks": checks + seconds["start"][clock]}
-    parts["with_encoder_training"] = parts["start_and_checks"] + seconds["encoder"][clock]
+    if "encoder" in seconds:
+        parts["with_encoder_training"] = parts["start_and_checks"] + seconds["encoder"][clock]
     parts["difference_of_runs"] = seconds["watched"][clock] - seconds["alone"][clock]
     return {name: round(part / seconds["alone"][clock], 4) for name, part in parts.items()}
 
