@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""What watching a training costs: the diffusion stage of the 2D bundle with and without the fragment, as they are.
 
-    python benchmarks/overhead.py --training T.csv --validation V.csv --output overhead.json [--n-training 256] [--tiny] \
-        [--autoencoder autoencoder.pt] [--encoder model.pt]
+    python benchmarks/overhead.py --training T.csv --validation V.csv --output overhead.json \
+        [--n-training 256] [--autoencoder autoencoder.pt] [--encoder model.pt] [--tiny]
 
 The autoencoder is trained first, and the encoder, which is timed by itself: a later audit needs it too, and a run that
 is started again keeps it. Within the watched run the start (real images read and embedded) and each check are timed, so
