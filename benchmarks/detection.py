@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
+    if options.n_same_patient < 1:
+        parser.error("--n-same-patient: must be at least 1")
     images = read_image_set(options.training, "training")
     training, same_patient = _leave_out(images, options.n_training, options.n_same_patient)
     preparation = choose_preparation(training)

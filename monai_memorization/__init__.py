@@ -72,8 +72,8 @@ _MODULES = {
     "read_image_set": "images.sets",
     "release": "releasing",
     "save_encoder": "detector.encoder",
-    "split": "images.sets",
-    "train_encoder": "detector.contrastive",
+    "split": "images.division",
+    "train_encoder": "detector.encoder_training",
 }
 
 
