@@ -39,7 +39,7 @@ ALPHAS = (0.05, 0.01)
 N_LOWER = 3  # of the strengths of a family, those that the summary is of
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure each detector with each seed; the JSON is written after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--training", type=Path, required=True)
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--n-same-patient", type=int, default=200, help="images of patients in it, at most")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.n_same_patient < 1:
         parser.error("--n-same-patient: must be at least 1")
     images = read_image_set(options.training, "training")

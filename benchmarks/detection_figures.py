@@ -81,10 +81,7 @@ def line(name: str, rows: Sequence[Row]) -> list[str]:
     width = max(summary["half_width_95"][0] for summary in summaries)
     families = {key: mean(one["by_family"][key] for one in summaries) for key in summaries[0]["by_family"]}
     lowest = min(families, key=lambda key: families[key])
-    flagged = {
-        role: [mean(row["false_alarms"][role]["flagged"][level] for row in rows) for level in (0, 1)]
-        for role in ("holdout", "same_patient")
-    }
+    flagged = partial(_flagged, rows)
     return [
         name.replace("_", " "),
         ", ".join(str(row["seed"]) for row in rows),
@@ -93,10 +90,15 @@ def line(name: str, rows: Sequence[Row]) -> list[str]:
         f"{mean(one['auroc'] for one in summaries):.3f}",
         f"{mean(one['matched'] for one in summaries):.3f}",
         f"{lowest.replace('_', ' ')} {families[lowest]:.2f}",
-        ", ".join(f"{100 * share:.1f} %" for share in flagged["holdout"]),
-        f"{100 * flagged['same_patient'][0]:.1f} %",
+        f"{flagged('holdout', 0)}, {flagged('holdout', 1)}",
+        flagged("same_patient", 0),
         f"{mean(row['milliseconds_per_image'] for row in rows):.1f}",
     ]
+
+
+def _flagged(rows: Sequence[Row], role: str, level: int) -> str:
+    found = [row["false_alarms"][role]["flagged"][level] for row in rows if role in row["false_alarms"]]
+    return f"{100 * mean(found):.1f} %" if found else ""
 
 
 if __name__ == "__main__":
