@@ -31,7 +31,7 @@ from monai_memorization.reporting.report import (
     write_report,
     write_tables,
 )
-from monai_memorization.statistics.conformal import n_patients_needed
+from monai_memorization.statistics.conformal import as_fraction, n_patients_needed
 from monai_memorization.statistics.fidelity import measure_fidelity
 from monai_memorization.statistics.findings import Findings, measure, timed
 from monai_memorization.statistics.power import N_PLANTS
@@ -109,8 +109,7 @@ def audit(
     settings |= {"monitored_left_out": monitoring is not None, "n_plants": n_plants}
     output, seconds = Path(output_dir), dict[str, float]()
     for name in ("alpha", "q"):
-        if not 0 < settings[name] < 1:
-            raise InputError(f"{name}: found {settings[name]}, but must lie between 0 and 1, for example 0.05")
+        as_fraction(settings[name], name)
     if n_plants < 1:
         raise InputError(f"n_plants: found {n_plants}, but must be at least 1; without plants nothing can be concluded")
     sets = read_roles(
@@ -146,8 +145,8 @@ def audit(
     training_set, validation_set = embedded["training"], embedded["validation"]
     with timed(seconds, "leak_check"):
         leaks = find_leaks(training_set, validation_set, detector.preparation)
-    if ranks.rank == 0:
-        write_leaks(leaks, output / "leaks.csv")
+    if ranks.rank == 0 and any(leak.kind == "identical_in_validation" for leak in leaks):
+        write_leaks(leaks, output / "leaks.csv")  # what the refusal names
     refuse_identical(leaks)
     for role in ("validation", "reconstructed_validation"):  # in this order on each rank
         if role in embedded:
@@ -163,6 +162,7 @@ def audit(
     with written_together(output) as folder:
         if gallery:
             write_gallery_page(_gallery_pairs(findings, embedded, detector), folder / "gallery.html")
+        write_leaks(leaks, folder / "leaks.csv")
         write_tables(findings, embedded, folder)
         write_report(report, folder / "report.json")
         write_report_page(report, folder / "report.html")
@@ -180,8 +180,8 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device: {device!r} cannot be used here ({reason}); give cpu, cuda or auto") from None
     return device
@@ -207,7 +207,8 @@ def _read_through(sets: Mapping[str, ImageSet], skip_unreadable: bool) -> None:
     preparation = choose_preparation(sets["training"])
     for role, images in sets.items():
         if role != "training":  # the training of the encoder reads those first
-            for _ in prepared_batches(images, preparation, skip_unreadable=skip_unreadable):
+            own = images.subset(range(len(images))[current_ranks().rows(len(images))])
+            for _ in prepared_batches(own, preparation, skip_unreadable=skip_unreadable):
                 pass
 
 

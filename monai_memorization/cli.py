@@ -184,6 +184,8 @@ def _demo(output_dir: Path, volumes: bool) -> None:
 
 def _split(images: Path, output_dir: Path, share: float, seed: int) -> None:
     sides = split(read_image_set(images, "images"), share, seed)
+    if images.resolve() in [(output_dir / f"{side.role}.csv").resolve() for side in sides]:
+        raise InputError(f"output_dir: {images} itself would be replaced; name another folder")
     for side in sides:
         write_image_set(side, output_dir / f"{side.role}.csv")
         print(f"{output_dir / side.role}.csv: {len(side)} images of {side.n_patients} patients")
@@ -212,7 +214,10 @@ def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise argparse.ArgumentTypeError(f"found {text!r}; give KEY=VALUE")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, whose value is not YAML; give KEY=VALUE") from None
 
 
 def _release(configs: list[Path], overrides: list[tuple[str, Any]], output_dir: Path, n: int, **options: Any) -> int:

@@ -19,7 +19,7 @@ from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet
 from monai_memorization.statistics.findings import own_thresholds
-from monai_memorization.statistics.power import choose_plants, plant
+from monai_memorization.statistics.power import AUTOENCODER, choose_plants, plant
 from monai_memorization.statistics.rates import copy_rate_at_power
 from monai_memorization.statistics.residual import rate_at_power_interval, residual_interval, residual_rate
 from monai_memorization.statistics.strata import Stratum
@@ -60,7 +60,8 @@ class Detector:
         return score_embedded(embedded, self.training)[0] > own_thresholds(embedded.images, self.thresholds)
 
     def flags_copies(self, copies: Tensor, originals: ImageSet) -> Tensor:
-        """Return which of n copies of training images, (n, C, *image_size), it flags, bool (n,)."""
+        """Return which of n copies of training images, (n, C, *spatial) in [0, 1], it flags, bool (n,)."""
+        copies = torch.stack([self.encoder.preparation.fit(copy) for copy in copies])
         scores = score_prepared(self.encoder, copies, self.training, self.device)[0]
         return scores > own_thresholds(originals, self.thresholds)
 
@@ -101,8 +102,10 @@ def describe_residual(report: Mapping[str, Any], n: int, seed: int) -> dict[str,
     """
     calibrated, power = report["calibrated"], report["power_summary"]
     n_drawn, n_flagged = report["sets"]["synthetic"]["n_images"], calibrated["n_copies"]
-    n_planted = min((cell["n"] for cell in report["power"]), default=0)
+    n_planted = min((cell["n"] for cell in report["power"] if cell["family"] != AUTOENCODER), default=0)
     planted = [(power[group], n_planted) for group in ("seen", "unseen") if power[group] is not None]
+    # as in the working recall: no mean of families may outvote the generator's own reconstructions
+    planted += [(cell["recall"], cell["n"]) for cell in report["power"] if cell["family"] == AUTOENCODER]
     ends = residual_interval(n_flagged, n_drawn, n, calibrated["alpha"], _strata(calibrated["strata"]), planted, seed)
     return {
         "filter": {

@@ -28,6 +28,7 @@ from monai_memorization.images.sets import ImageSet, read_image_set, write_image
 from monai_memorization.judging import Detector, describe_judge, describe_residual, passing_images
 from monai_memorization.reporting.pages import write_report_page
 from monai_memorization.reporting.report import write_report
+from monai_memorization.statistics.conformal import as_fraction
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,10 @@ def release(
     common: dict[str, Any] = {"alpha": alpha, "q": q, "seed": seed, "device": choose_device(device)}
     common |= {"n_plants": N_PLANTS, "skip_unreadable": skip_unreadable}
     common |= {"training": training, "reconstructed_training": reconstructed_training}
+    for name, level in (("alpha", alpha), ("q", q)):
+        as_fraction(level, name)
+    if output.resolve() in (work.resolve(), *work.resolve().parents):
+        raise InputError(f"work_dir: {work} lies in {output}, which is to be handed out; name a folder outside of it")
     wanted, training_set = read_policy(policy), read_image_set(training, "training")
     halves = _halves(training_set, validation, reconstructed_validation, monitoring, seed)
     _clear(output, work)

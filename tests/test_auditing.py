@@ -708,3 +708,12 @@ def test_inputs_are_not_touched(given, encoder_file, tmp_path):
     audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert state() == before
+
+
+@pytest.mark.parametrize("name", ["gallery.html", "pairs.csv"])
+def test_foreign_files_are_kept(given, encoder_file, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{name}: is not of an audit, and is kept; choose another folder"):
+        audit(**given, output_dir=tmp_path, encoder=encoder_file)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"

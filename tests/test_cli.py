@@ -81,6 +81,25 @@ def test_split_of_a_folder_says_that_patients_are_unknown(images, tmp_path, caps
     assert "Patients are not known" in capsys.readouterr().out
 
 
+def test_split_does_not_replace_the_list_that_it_divides(images, tmp_path, capsys):
+    own = tmp_path / "training.csv"
+    own.write_text(images.read_text().replace("images/", f"{images.parent}/images/"))
+    before = own.read_text()
+
+    message = fails(capsys, "split", own, "--output-dir", tmp_path)
+
+    assert message.startswith(f"monai-memorization: output_dir: {own} itself would be replaced")
+    assert own.read_text() == before
+    assert not (tmp_path / "validation.csv").exists()
+
+
+def test_override_that_is_no_yaml_is_told(tmp_path, capsys):
+    sets = ["--training", "t", "--validation", "v", "--n", "1", "--output-dir", tmp_path / "out"]
+    with pytest.raises(SystemExit, match="2"):
+        main([str(word) for word in ["release", "inference.json", *sets, "--set", "a=[1"]])
+    assert "found 'a=[1', whose value is not YAML; give KEY=VALUE" in capsys.readouterr().err
+
+
 def test_split_that_is_refused_writes_nothing(images, tmp_path, capsys):
     message = fails(capsys, "split", images, "--output-dir", tmp_path / "sets", "--share", 1.5)
 

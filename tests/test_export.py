@@ -126,3 +126,18 @@ def test_data_set_that_cannot_be_written_is_refused(tmp_path, dataset, message):
     with pytest.raises(InputError, match=message):
         export_images(dataset, tmp_path / "training", "training")
     assert not (tmp_path / "training.csv").exists()
+
+
+def test_file_that_was_cut_off_is_written_again(tmp_path):
+    dataset = [{"image": image[None]} for image in smooth_images(3)]
+    table = export_images(dataset, tmp_path / "images", "training")
+    whole = (tmp_path / "images" / "000001.npy").read_bytes()
+    for length in (0, 60, len(whole) // 2):
+        (tmp_path / "images" / "000001.npy").write_bytes(whole[:length])
+        assert export_images(dataset, tmp_path / "images", "training") == table
+        assert (tmp_path / "images" / "000001.npy").read_bytes() == whole
+
+
+def test_image_of_more_channels_than_can_be_read_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has 5 channels, at most 4 are read"):
+        export_images([{"image": torch.rand(5, 8, 8)}], tmp_path / "images", "training")

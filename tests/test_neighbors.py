@@ -186,3 +186,16 @@ def test_empty_reference_is_refused():
 def test_empty_subsets_are_refused():
     with pytest.raises(InputError, match=r"subsets: .* found \(3, 0\)"):
         nearest_in_subsets(embeddings(2, 8, 24), embeddings(3, 8, 25), torch.empty(3, 0, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("value", ["tf32", "bf16"])
+def test_search_runs_where_precision_was_set_through_torchs_newer_settings(value):
+    query, reference = embeddings(50, 64, 13), embeddings(700, 64, 14)
+    exact = nearest(query, reference, 3)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        torch.backends.mkldnn.matmul.fp32_precision = value
+        reduced = nearest(query, reference, 3)
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+    assert torch.equal(exact[1], reduced[1])

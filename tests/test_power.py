@@ -179,3 +179,16 @@ def test_partial_copies_are_put_into_the_hosts():
 
     assert torch.equal(seen[0][0], images)
     assert torch.equal(seen[0][1], hosts[[0, 1, 0]])
+
+
+def test_what_a_caller_draws_between_copies_changes_none_of_them():
+    images = smooth_images(4, (16, 16))[:, None]
+    alone = [copies for _, _, copies in planted(images, seed=5)]
+    torch.manual_seed(1)
+    drawn, made = [], []
+    for _, _, copies in planted(images, seed=5):
+        made.append(copies)
+        drawn.append(torch.rand(()))
+    torch.manual_seed(1)
+    assert all(torch.equal(one, other) for one, other in zip(alone, made, strict=True))
+    assert drawn == [torch.rand(()) for _ in drawn]

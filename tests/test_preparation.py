@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from monai_memorization.errors import InputError
 from monai_memorization.images.preparation import Preparation, PrepareImaged, choose_preparation, scale_intensities
-from monai_memorization.images.prepared import Notes, prepared_batches, prepared_images
+from monai_memorization.images.prepared import Notes, prepared_batches, prepared_images, read_prepared
 from monai_memorization.images.reading import read_image
 from monai_memorization.images.sets import read_image_set
 
@@ -459,3 +459,11 @@ def test_images_of_another_kind_are_never_skipped(tmp_path):
 
     with pytest.raises(InputError, match=r"colour\.npy: has 3 channels where the training set has 1"):
         list(prepared_batches(read_image_set(tmp_path, "synthetic"), Preparation((32, 32)), skip_unreadable=True))
+
+
+def test_reading_takes_no_random_number_from_a_training(tmp_path):
+    images = read_image_set(write_folder(smooth_images(3, (16, 16)), tmp_path / "images"), "training")
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    read_prepared(images, Preparation((16, 16)))
+    assert torch.equal(torch.get_rng_state(), state)

@@ -20,9 +20,10 @@ from monai_memorization.gating import default_policy
 from monai_memorization.generation.draws import SamplerDraw
 from monai_memorization.images.prepared import prepared_images
 from monai_memorization.images.sets import read_image_set
-from monai_memorization.judging import Detector, planted_that_pass
+from monai_memorization.judging import Detector, describe_residual, planted_that_pass
 from monai_memorization.releasing import release
 from monai_memorization.reporting.reading import read_report
+from monai_memorization.statistics.power import AUTOENCODER
 
 # made-up images and encoders of seconds: only what is asked of every release is asked here
 POLICY = "verdicts: null\nmin_recall: null\nmax_noticeable_rate: null\nmax_copy_rate: 0.5\nmax_residual_rate: 0.5\n"
@@ -202,6 +203,8 @@ def test_encoders_are_trained_where_none_is_given(real, policy, tmp_path, few_st
         ({"policy": "nowhere.yaml"}, r"nowhere\.yaml: cannot be read"),
         ({"validation": "nowhere"}, r"validation: nowhere does not exist"),
         ({"judge": "nowhere.pt"}, r"nowhere\.pt does not exist"),
+        ({"alpha": 1.0}, r"alpha: found 1\.0, but must lie between 0 and 1"),
+        ({"q": 0.0}, r"q: found 0\.0, but must lie between 0 and 1"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_drawn(real, detectors, tmp_path, options, message):
@@ -245,3 +248,41 @@ def test_occupied_folders_are_refused(real, detectors, tmp_path, name, message):
 
 def test_default_policy_asks_for_a_small_residual():
     assert "max_residual_rate: 0.1" in default_policy()
+
+
+@pytest.mark.parametrize("name", ["clean", "clean/work"])
+def test_work_folder_within_what_is_handed_out_is_refused(real, detectors, tmp_path, name):
+    folders = {"output_dir": tmp_path / "clean", "work_dir": tmp_path / name}
+    with pytest.raises(InputError, match=r"work_dir: .* is to be handed out; name a folder outside of it"):
+        release(SamplerDraw(CopyingSampler(0.1)), 20, **real, **folders, **detectors)
+    assert not (tmp_path / "clean").exists()
+
+
+def test_reconstructions_that_are_overlooked_widen_the_interval(released):
+    report = read_report(released[1] / "clean_work" / "filter")
+    cells = [cell for cell in report["power"] if cell["family"] != AUTOENCODER]
+    calibrated = report["calibrated"] | {"n_copies": 60}
+    report |= {"power": cells, "calibrated": calibrated, "sets": report["sets"] | {"synthetic": {"n_images": 200}}}
+    without = describe_residual(report, 100, seed=0)
+    overlooked = {"family": AUTOENCODER, "strength": 1, "n": 128, "recall": 0.5}
+
+    summary = report["power_summary"] | {"working_recall": 0.5}
+    found = describe_residual(report | {"power": [*cells, overlooked], "power_summary": summary}, 100, seed=0)
+
+    low, high = found["residual_rate_ci"]
+    assert low <= found["residual_rate"] <= high
+    assert high > without["residual_rate_ci"][1]
+    assert found["filter"]["n_planted"] == without["filter"]["n_planted"]
+
+
+def test_judge_of_another_image_size_sees_the_same_copies(released, real, detectors, tmp_path):
+    training = read_image_set(real["training"], "training")
+    small = train_encoder(prepared_images(real["training"], (20, 20)), n_steps=20, batch_size=40)
+    save_encoder(small, tmp_path / "small.pt")
+    work = released[1] / "clean_work"
+    filtering = Detector(detectors["encoder"], training, read_report(work / "filter"), "cpu", False)
+    judging = Detector(tmp_path / "small.pt", training, read_report(work / "judge"), "cpu", False)
+
+    n_passed, n_found, _ = planted_that_pass(filtering, judging, seed=0, n_plants=10)
+
+    assert 0 <= n_found <= n_passed

@@ -173,3 +173,14 @@ def test_sequences_are_scaled_one_by_one(tmp_path):
     assert image.shape == (4, 8, 9, 10)
     assert image.flatten(1).amax(1).tolist() == [1, 1, 1, 1]
     assert image.flatten(1).amin(1).tolist() == [0, 0, 0, 0]
+
+
+def test_inverted_series_is_turned_as_a_whole(volume, tmp_path):
+    folder = write_series(volume, AXIAL, tmp_path / "series")
+    image = read_image(folder)
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+        dataset.save_as(path)
+
+    assert torch.equal(read_image(folder), image.max() - image)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made_up_images import smooth_images, write_image
+from made_up_images import smooth_images, write_folder, write_image
 
 from monai_memorization.errors import InputError
 from monai_memorization.images.division import check_disjoint, split
@@ -358,3 +358,9 @@ def test_files_of_unknown_kind_are_said(tmp_path, caplog):
 
     assert "synthetic: 1 files" in caplog.text
     assert "scan.tif" in caplog.text
+
+
+def test_hidden_folders_hold_no_images_of_the_set(tmp_path):
+    write_folder(smooth_images(2, (16, 16)), tmp_path / "images")
+    write_folder(smooth_images(1, (16, 16)), tmp_path / "images" / ".ipynb_checkpoints", "copy")
+    assert len(read_image_set(tmp_path / "images", "training")) == 2

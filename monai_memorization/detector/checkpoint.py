@@ -125,7 +125,8 @@ class RandomStates:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the states up."""
         torch.set_rng_state(state["torch"])
-        for device, of_gpu in enumerate(state["gpus"]):
+        # there may be fewer now
+        for device, of_gpu in zip(range(torch.cuda.device_count()), state["gpus"], strict=False):
             torch.cuda.set_rng_state(of_gpu, device)
         random.setstate(state["python"])
         np.random.set_state(_legacy(state["numpy"]))

@@ -82,13 +82,15 @@ class AveragingHandler(EMAHandler):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights, and how far the warm-up of the momentum is."""
-        return {"weights": self.ema_model.state_dict(), "n_updates": self._warmup().event_index}
+        warmup = self._warmup()
+        return {"weights": self.ema_model.state_dict(), "n_updates": 0 if warmup is None else warmup.event_index}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take a state up, once the handler is attached."""
         self.ema_model.load_state_dict(state["weights"])
-        self._warmup().event_index = state["n_updates"]
+        if (warmup := self._warmup()) is not None:
+            warmup.event_index = state["n_updates"]
 
     def _warmup(self) -> Any:
         # Ignite's own state of it holds an object, which torch does not load as plain data
-        return self.momentum_scheduler
+        return getattr(self, "momentum_scheduler", None)  # None without a warm-up

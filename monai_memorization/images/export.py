@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset
 
 from monai_memorization.errors import InputError
-from monai_memorization.files import write_text
+from monai_memorization.files import write_bytes, write_text
+from monai_memorization.images.reading import MAX_CHANNELS
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,10 @@ def export_images(dataset: Dataset[Any], folder: str | Path, role: str, key: str
             found = sorted(map(str, item)) if isinstance(item, dict) else type(item).__name__
             raise InputError(f"{role}: an item of the data set has no {key!r} but {found}; name the entry as image_key")
         image = torch.as_tensor(item[key]).float()
+        if len(image) > MAX_CHANNELS:
+            raise InputError(
+                f"{role}: an image of the data set has {len(image)} channels, at most {MAX_CHANNELS} are read"
+            )
         if image.min() == image.max():
             n_constant += 1
             continue
@@ -105,8 +111,10 @@ def _steps(transform: Any) -> list[Any]:
 
 def _save(image: npt.NDArray[np.float32], path: Path) -> None:
     """Write an image, unless it is there: an encoder is kept as long as the files of its training set are untouched."""
-    if not path.is_file() or not np.array_equal(np.load(path, allow_pickle=False), image):
-        np.save(path, image)
+    content = io.BytesIO()
+    np.save(content, image)
+    if not path.is_file() or path.read_bytes() != content.getvalue():
+        write_bytes(path, content.getvalue())
 
 
 def _items(dataset: Dataset[Any]) -> Iterator[tuple[Any, str | None]]:

@@ -172,7 +172,7 @@ def choose_preparation(images: ImageSet, longest_side: int = LONGEST_SIDE, n: in
     Raises:
         InputError: if images of two and of three dimensions are mixed, or none of them can be read.
     """
-    step = max(1, len(images) // n)
+    step = max(1, -(-len(images) // n))
     read = [found for path in images.paths[::step] if (found := _shape_and_spacing(path)) is not None]
     if not read:
         raise InputError(f"{images.role}: none of its images can be read, the first is {images.paths[0]}")

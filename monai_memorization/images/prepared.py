@@ -121,7 +121,9 @@ def prepared_batches(
     if workers is None:
         workers = 0 if len(images) < 1024 else min(8, os.cpu_count() or 1)
     notes = notes or Notes()
-    batches = DataLoader(_Reader(images, preparation), batch_size, num_workers=workers, collate_fn=_stack)
+    # a generator of its own, lest reading take from the random numbers of a training
+    reader, drawn = _Reader(images, preparation), torch.Generator()
+    batches = DataLoader(reader, batch_size, num_workers=workers, collate_fn=_stack, generator=drawn)
     with progress(len(images), f"read {images.role} images") as bar:
         for items, batch in batches:
             bar.update(len(items))

@@ -63,6 +63,8 @@ def read_series(folder: Path) -> tuple[Array, tuple[float, ...]]:
     affine[:3, 3] = positions[0]
     affine[:2] *= -1
     values = np.stack([stored_values(s).T for s in slices], axis=-1)
+    if slices[0].get("PhotometricInterpretation") == "MONOCHROME1":
+        values = values.max() - values
     volume = nibabel.as_closest_canonical(nibabel.Nifti1Image(values, affine))
     sizes = nibabel.affines.voxel_sizes(volume.affine)
     return np.asarray(volume.dataobj)[None], tuple(float(size) for size in sizes)

@@ -158,12 +158,11 @@ def check_seed(seed: int) -> None:
 
 
 def _from_folder(folder: Path, role: str, pattern: str = "*") -> ImageSet:
-    files = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, onerror=_refuse)
-        for name in names
-        if not name.startswith(".") and fnmatchcase(name, pattern)
-    ]
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = [name for name in names if not name.startswith(".") and fnmatchcase(name, pattern)]
+        files += [Path(parent, name) for name in shown]
     kinds = {path: kind(path) for path in files}
     found = [path for path in files if kinds[path] is not None]
     n_ignored = len(files) - len(found)

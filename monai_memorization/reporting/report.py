@@ -176,19 +176,22 @@ def hash_images(image_ids: Sequence[str], digests: Sequence[str]) -> str:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse a folder whose report is not of an audit, which would be replaced.
+    """Refuse a folder with files that an audit would replace and that are not of one.
 
     Raises:
-        InputError: naming the report.
+        InputError: naming the file.
     """
-    page, record = folder / "report.html", folder / "report.json"
+    record = folder / "report.json"
+    # leaks.csv is left by an audit that stopped before there was a report
+    names = ("report.html", "report.json", "gallery.html", "pairs.csv", "memorized.csv", "near_identical.csv")
     try:
         found = json.loads(record.read_bytes()) if record.exists() else None
     except ValueError:
         found = None
     # one of another version of the package is replaced, unlike what read_report takes
-    if (page.exists() or record.exists()) and not (isinstance(found, dict) and "schema_version" in found):
-        raise InputError(f"{page if page.exists() else record}: is not of an audit, and is kept; choose another folder")
+    there = [folder / name for name in names if (folder / name).exists()]
+    if there and not (isinstance(found, dict) and "schema_version" in found):
+        raise InputError(f"{there[0]}: is not of an audit, and is kept; choose another folder")
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:

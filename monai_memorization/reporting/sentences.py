@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sentences that the numbers of a report make: the verdict, its reasons, and what the audit cannot see."""
+"""The sentences of the verdict, made from the numbers of a report."""
 
 from __future__ import annotations
 

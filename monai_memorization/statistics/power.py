@@ -168,11 +168,14 @@ def plant(
         Family, strength and copies, of the shape of ``images``.
     """
     others = images.roll(1, 0) if hosts is None else hosts[torch.arange(len(images)) % len(hosts)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for family in families:
-            for strength in family.strengths if images.dim() - 2 in family.dimensions else ():
-                yield family, strength, degradations.rescale(family.degrade(images, others, strength))
+    state = torch.Generator().manual_seed(seed).get_state()
+    for family in families:
+        for strength in family.strengths if images.dim() - 2 in family.dimensions else ():
+            with torch.random.fork_rng(devices=[]):  # not beyond the yield, where the caller draws too
+                torch.set_rng_state(state)
+                copies = degradations.rescale(family.degrade(images, others, strength))
+                state = torch.get_rng_state()
+            yield family, strength, copies
 
 
 def measure_reconstructions(score: Tensor, match: Tensor, index: Tensor, threshold: Tensor) -> Recall:

@@ -53,10 +53,10 @@ def decide(
         n_near_identical: near-identical pairs.
         n_patients: P, the smallest where p-values are taken within label.
         alpha: level of the copy candidates.
-        recall: lower of the mean recalls over seen and unseen families; None if not measured.
+        recall: the working recall of the power test; None if not measured.
         gap_auc: AUC between synthetic and validation embeddings; None if not measured.
         reconstructed: whether the audit was calibrated on reconstructions of the validation images.
-        has_patient_ids: whether the patients of the validation images are known.
+        has_patient_ids: whether the patients of the training and validation images are known.
 
     Returns:
         Status and reasons.
