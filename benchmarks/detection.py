@@ -29,6 +29,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from monai_memorization.detector import degradations
+from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.images.preparation import choose_preparation
 from monai_memorization.images.prepared import PreparedImages, read_prepared
 from monai_memorization.images.sets import ImageSet, read_image_set
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--n-same-patient: must be at least 1")
     images = read_image_set(options.training, "training")
     training, same_patient = _leave_out(images, options.n_training, options.n_same_patient)
-    preparation = choose_preparation(training)
+    # an encoder sees images as it did in its training
+    preparation = choose_preparation(training) if options.encoder is None else load_encoder(options.encoder).preparation
     sets = {"training": training, "same_patient": same_patient}
     sets |= {role: read_image_set(getattr(options, role), role) for role in ("calibration", "holdout")}
     _check_disjoint(sets)
