@@ -160,7 +160,7 @@ def say(text: str) -> None:
 
 def start() -> None:
     """Form the process group of what torchrun started, once: on GPUs where there are any, each process on its own."""
-    if not dist.is_available() or dist.is_initialized() or not _torchrun():
+    if not dist.is_available() or dist.is_initialized() or not several_processes():
         return
     if torch.cuda.is_available():
         local_rank, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -178,7 +178,7 @@ def stop() -> None:
     These live as long as anything holds the group, and one that lets go of a tensor when the interpreter has gone takes
     the process down with it ("terminate called without an active exception").
     """
-    if not dist.is_available() or not _torchrun():
+    if not dist.is_available() or not several_processes():
         return
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -186,7 +186,8 @@ def stop() -> None:
     gc.collect()
 
 
-def _torchrun() -> bool:
+def several_processes() -> bool:
+    """Tell whether torchrun started more than this one."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 

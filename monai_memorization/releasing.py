@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from monai_memorization.images.monitored import leave_out_monitored
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet, read_image_set, write_image_set
 from monai_memorization.judging import Detector, describe_judge, describe_residual, passing_images
+from monai_memorization.ranks import several_processes
 from monai_memorization.reporting.pages import write_report_page
 from monai_memorization.reporting.report import write_report
 from monai_memorization.statistics.conformal import as_fraction
@@ -115,7 +115,7 @@ def release(
     Raises:
         InputError: for bad input.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if several_processes():
         raise InputError("WORLD_SIZE: found several processes, but a release runs in one; start it without torchrun")
     output, work = Path(output_dir), Path(work_dir or f"{output_dir}_work")
     limit = 10 * n if limit is None else limit
