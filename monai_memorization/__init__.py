@@ -6,6 +6,7 @@ The flow, and where it is:
     images       which images there are, whose they are, how one is read and prepared
     detector     degradations and views, the encoder and its training, embeddings, exact nearest neighbours
     statistics   paper protocol, calibrated protocol, gap, power, verdict: functions on plain tensors
+    findings     what an audit counts and judges, from embeddings to verdict
     reporting    report.json and its tables, report.html, gallery.html
     auditing     audit(): all of it in one call
     serving      the answer for one image, for MONAI Label

@@ -17,6 +17,7 @@ from monai_memorization.detector.leaks import find_leaks, refuse_identical, refu
 from monai_memorization.detector.regions import place
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable, written_together
+from monai_memorization.findings import Findings, measure, timed
 from monai_memorization.images.preparation import choose_preparation, enlarged
 from monai_memorization.images.prepared import prepared_batches
 from monai_memorization.images.roles import read_roles
@@ -33,7 +34,6 @@ from monai_memorization.reporting.report import (
 )
 from monai_memorization.statistics.conformal import as_fraction, n_patients_needed
 from monai_memorization.statistics.fidelity import measure_fidelity
-from monai_memorization.statistics.findings import Findings, measure, timed
 from monai_memorization.statistics.power import N_PLANTS
 from monai_memorization.statistics.strata import Stratum, stratify
 

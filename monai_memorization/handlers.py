@@ -27,10 +27,10 @@ from monai_memorization.images.division import check_disjoint
 from monai_memorization.images.export import export_images
 from monai_memorization.images.monitored import choose_monitored
 from monai_memorization.images.sets import ImageSet, read_image_set
+from monai_memorization.monitoring import measure_monitored
 from monai_memorization.ranks import all_ranks
 from monai_memorization.reporting.report import write_leaks
 from monai_memorization.statistics.conformal import n_patients_needed
-from monai_memorization.statistics.monitoring import measure_monitored
 from monai_memorization.undisturbed import undisturbed
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.detector.scores import score_embedded, score_prepared
 from monai_memorization.errors import InputError
+from monai_memorization.findings import own_thresholds
 from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet
-from monai_memorization.statistics.findings import own_thresholds
 from monai_memorization.statistics.power import AUTOENCODER, choose_plants, plant
 from monai_memorization.statistics.rates import copy_rate_at_power
 from monai_memorization.statistics.residual import rate_at_power_interval, residual_interval, residual_rate

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from monai_memorization.errors import InputError
 from monai_memorization.generation.feature_loss import FeatureLoss
 from monai_memorization.generation.latents import decode, encode, unwrap
 from monai_memorization.images.prepared import PreparedImages
+from monai_memorization.images.roles import bare_name
 
 
 def kl_divergence(mu: Tensor, sigma: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ def named_items(images: PreparedImages, affine: Any = None) -> list[dict[str, An
     Raises:
         InputError: if two images would be written under one name.
     """
-    names = Counter(_bare_name(image_id) for image_id in images.images.image_ids)
+    names = Counter(bare_name(image_id) for image_id in images.images.image_ids)
     repeated = [name for name, n in names.items() if n > 1]
     if repeated:
         raise InputError(
@@ -203,8 +203,4 @@ def named_items(images: PreparedImages, affine: Any = None) -> list[dict[str, An
         )
     meta = {} if affine is None else {"affine": affine}
     items = [images[index] for index in range(len(images))]
-    return [item | {"pred_meta_dict": meta | {"filename_or_obj": _bare_name(str(item["image_id"]))}} for item in items]
-
-
-def _bare_name(image_id: str) -> str:
-    return PurePosixPath(image_id).name.split(".")[0]
+    return [item | {"pred_meta_dict": meta | {"filename_or_obj": bare_name(str(item["image_id"]))}} for item in items]

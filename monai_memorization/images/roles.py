@@ -58,8 +58,8 @@ def read_roles(
 
 def originals(reconstructed: ImageSet, images: ImageSet) -> list[int]:
     """Return the position in ``images`` of the image of the same name, whatever its folder; -1 where there is none."""
-    position = {_stem(name): i for i, name in enumerate(images.image_ids)}
-    return [position.get(_stem(name), -1) for name in reconstructed.image_ids]
+    position = {bare_name(name): i for i, name in enumerate(images.image_ids)}
+    return [position.get(bare_name(name), -1) for name in reconstructed.image_ids]
 
 
 def _name_after(reconstructed: ImageSet, images: ImageSet, whole: bool) -> ImageSet:
@@ -70,7 +70,7 @@ def _name_after(reconstructed: ImageSet, images: ImageSet, whole: bool) -> Image
         images: what was reconstructed.
         whole: whether none may be lacking.
     """
-    found, known = (Counter(map(_stem, names)) for names in (reconstructed.image_ids, images.image_ids))
+    found, known = (Counter(map(bare_name, names)) for names in (reconstructed.image_ids, images.image_ids))
     problems = {
         f"reconstructions of no {images.role} image": found.keys() - known.keys(),
         f"{images.role} images without a reconstruction": known.keys() - found.keys() if whole else set(),
@@ -87,5 +87,6 @@ def _name_after(reconstructed: ImageSet, images: ImageSet, whole: bool) -> Image
     return replace(named, role=reconstructed.role, image_ids=reconstructed.image_ids, paths=reconstructed.paths)
 
 
-def _stem(name: str) -> str:
-    return PurePosixPath(name).name.split(".")[0]
+def bare_name(image_id: str) -> str:
+    """Return the name of an image without its folder and suffix, by which a reconstruction is known."""
+    return PurePosixPath(image_id).name.split(".")[0]

@@ -25,7 +25,7 @@ from monai_memorization.detector.neighbors import paired
 from monai_memorization.detector.shards import hash_weights
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
-from monai_memorization.statistics.findings import Findings
+from monai_memorization.findings import Findings
 from monai_memorization.statistics.strata import Flags
 from monai_memorization.statistics.verdict import noticeable_rate
 
