@@ -147,7 +147,7 @@ def _latent_diffusion(tiny: bool) -> dict[str, Any]:
         if not tiny:
             ways["amp_compiled"] = {"amp": True, "compiled": True}
         n = 2 if tiny else 16
-        sampler = LatentDiffusionSampler(autoencoder, diffusion, _ddim(), shape, n_steps=2 if tiny else 50)
+        sampler = LatentDiffusionSampler(autoencoder, diffusion, _solver(), shape, n_steps=2 if tiny else 20)
         result["x".join(map(str, size))] = {
             "autoencoder_steps_per_s": {
                 way: _training_rate(autoencoder, lambda net, x=images: F.l1_loss(net(x)[0], x), **settings)
@@ -175,7 +175,7 @@ def _recipe(name: str, size: list[int], tiny: bool) -> ConfigParser:
     return parser
 
 
-def _ddim() -> Any:
+def _solver() -> Any:
     parser = ConfigParser()
     parser.read_config(str(CONFIGS / "inference.json"))
     return parser.get_parsed_content("scheduler")

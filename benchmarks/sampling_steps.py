@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many denoising steps it takes: speed, copies and memorized images against DDPM with every step of the training.
 
-The same latent diffusion model draws by DDIM with some numbers of steps, from the same noise, and by DDPM (Ho et al.
-2020), which adds new noise in each of its 1,000 steps. Each set is audited with one encoder.
+The same latent diffusion model draws by the solver that is the default, and by DDIM, with some numbers of steps each,
+and by DDPM (Ho et al. 2020) with its 1,000 steps. Each set is audited with one encoder.
 
     python benchmarks/sampling_steps.py inference.json quick.yaml --set model_dir=MODELS --training T.csv \
         --validation V.csv [--reconstructed-validation DIR] --encoder model.pt --output OUT.json [--n 500]
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from monai.inferers import DiffusionInferer
-from monai.networks.schedulers import DDPMScheduler
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, Scheduler
 from overhead import commit, machine
 from torch import Tensor, nn
 
@@ -30,8 +30,10 @@ from monai_memorization.files import write_text
 from monai_memorization.generation.draws import SamplerDraw
 from monai_memorization.generation.latents import decode
 from monai_memorization.generation.sampling import LatentDiffusionSampler, Sampler, noise
+from monai_memorization.generation.solver import DPMSolverScheduler
 
-STEPS = (10, 25, 50, 100, 1000)
+SOLVER_STEPS = (10, 20, 25, 50)
+DDIM_STEPS = (20, 50, 1000)
 KEPT = ("n_copies", "expected_false_copies", "copy_rate", "copy_rate_ci", "n_mem", "mem_rate", "n_partial")
 
 
@@ -70,7 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--reconstructed-validation", type=Path)
     parser.add_argument("--n", type=int, default=500, help="images in each set")
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--solver-steps", type=int, nargs="+", default=SOLVER_STEPS)
+    parser.add_argument("--ddim-steps", type=int, nargs="+", default=DDIM_STEPS)
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {"commit": commit(), "machine": machine(), "n": options.n, "sets": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -84,17 +87,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def samplers(options: argparse.Namespace) -> dict[str, Sampler]:
-    """Return DDIM with each number of steps, and DDPM, on the model that the config names."""
+    """Return the solver and DDIM with each number of steps, and DDPM, on the model that the config names."""
     config = ConfigParser()
     config.read_config(options.configs)
     config.update(dict(pair.split("=", 1) for pair in options.set))
     network, autoencoder = (config.get_parsed_content(name).eval() for name in ("network", "autoencoder"))
-    shape, ddim = config.get_parsed_content("latent_shape"), config.get_parsed_content("scheduler")
+    shape = config.get_parsed_content("latent_shape")
     schedule = {name: value for name, value in config["scheduler"].items() if name != "_target_"}
+
+    def sampler(scheduler: Scheduler, n_steps: int) -> LatentDiffusionSampler:
+        way = LatentDiffusionSampler(autoencoder, network, scheduler, shape, network.scale_factor, n_steps)
+        way.inferer.scheduler = scheduler  # which a sampler gives to the solver
+        return way
+
     ways: dict[str, Sampler] = {
-        f"DDIM {n} steps": LatentDiffusionSampler(autoencoder, network, ddim, shape, network.scale_factor, n)
-        for n in options.steps
+        f"solver {n} steps": sampler(DPMSolverScheduler(**schedule), n) for n in options.solver_steps
     }
+    ways |= {f"DDIM {n} steps": sampler(DDIMScheduler(**schedule), n) for n in options.ddim_steps}
     return ways | {"DDPM": DDPMSampler(autoencoder, network, DDPMScheduler(**schedule), shape)}
 
 
@@ -116,9 +125,11 @@ def audited(options: argparse.Namespace, drawn: Path, folder: Path) -> dict[str,
         encoder=options.encoder,
         reconstructed_validation=options.reconstructed_validation,
         cache_dir=folder.with_name("cache"),
+        fidelity=True,
     )
     paper = {f"paper_{name}": report["paper_protocol"][name] for name in ("n_mem", "n_copies")}
-    return {name: report["calibrated"][name] for name in KEPT} | paper
+    distance = {"frechet_distance": report["fidelity"]["frechet_distance"]}
+    return {name: report["calibrated"][name] for name in KEPT} | paper | distance
 
 
 if __name__ == "__main__":

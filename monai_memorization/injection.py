@@ -105,7 +105,7 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
             "network": trainer.get("g_network"),
             "latent_shape": trainer.get("latent_shape", 64),
         }
-    settings = {"scheduler": inferer.get("scheduler"), "n_steps": 50} if isinstance(inferer, dict) else {}
+    settings = {"scheduler": inferer.get("scheduler"), "n_steps": 20} if isinstance(inferer, dict) else {}
     if class_name(inferer) == "LatentDiffusionInferer":
         found.family = "latent diffusion"
         latent_shape = trainer.get("latent_shape", "@latent_shape" if "latent_shape" in config else None)

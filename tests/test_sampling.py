@@ -7,12 +7,11 @@ import pytest
 import torch
 from monai.inferers import VQVAETransformerInferer
 from monai.networks.nets import VQVAE, DecoderOnlyTransformer, Generator
-from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler, RFlowScheduler
+from monai.networks.schedulers import DDPMScheduler, PNDMScheduler, RFlowScheduler
 from monai.utils.ordering import Ordering
 from small_generators import ddim_scheduler, small_autoencoder, small_diffusion
 from torch import nn
 
-from monai_memorization.generation.denoising import deterministic
 from monai_memorization.generation.sampling import (
     FunctionSampler,
     GeneratorSampler,
@@ -147,19 +146,6 @@ def test_value_range_is_brought_to_zero_to_one():
     codes = noise(range(4), (3,))[:, None, :, None] * 2
     expected = ((codes + 1) / 4).clamp(0, 1)
     torch.testing.assert_close(GeneratorSampler(network, (3,), (-1, 3))(range(4)), expected)
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-def test_schedule_of_ddpm_becomes_that_of_ddim(prediction):
-    settings = SCHEDULE | {"prediction_type": prediction, "clip_sample_min": -2.0, "clip_sample_max": 2.0}
-    network, before = small_diffusion(), DDPMScheduler(**settings)
-    images = [
-        PixelDiffusionSampler(network, scheduler, (3, 16, 16), 20, (-2, 2))(range(2))
-        for scheduler in (before, DDIMScheduler(**settings))
-    ]
-    assert torch.equal(*images)
-    assert torch.equal(before.timesteps, DDPMScheduler(**settings).timesteps)
-    assert isinstance(deterministic(before), DDIMScheduler)
 
 
 def test_latents_are_not_clipped_even_where_the_schedule_says_so():

@@ -68,12 +68,13 @@ def test_every_sampler_is_timed_and_audited(
     small = SMALL | {key: str(tmp_path / name) for key, name in weights.items()}
     (tmp_path / "small.json").write_text(json.dumps(small | {"scheduler#num_train_timesteps": N_STEPS}))
     sets = ["--training", training_folder, "--validation", validation_folder, "--encoder", encoder_file]
-    options = [CONFIG, tmp_path / "small.json", *sets, "--n", 6, "--steps", 2, 3, "--output", tmp_path / "out.json"]
+    options = [CONFIG, tmp_path / "small.json", *sets, "--n", 6]
+    options += ["--solver-steps", 2, "--ddim-steps", 3, "--output", tmp_path / "out.json"]
 
     sampling_steps.main([str(option) for option in options])
 
     found = json.loads((tmp_path / "out.json").read_text())["sets"]
-    assert list(found) == ["DDIM 2 steps", "DDIM 3 steps", "DDPM"]
+    assert list(found) == ["solver 2 steps", "DDIM 3 steps", "DDPM"]
     for row in found.values():
         assert row["images_per_cpu_second"] > 0
         assert 0 <= row["n_copies"] <= 6

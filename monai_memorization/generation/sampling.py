@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw images from a generative model, one seed per image.
 
-An image depends on its seed alone, not on those it is drawn together with nor on the process that draws it. So nothing
-random may be added on the way from the noise to the image: diffusion models are sampled with deterministic steps.
+An image depends on its seed alone, not on those it is drawn together with nor on the process that draws it. So whatever
+is random on the way to the image is drawn from a stream of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from monai.networks.schedulers import Scheduler
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
-from monai_memorization.generation.denoising import denoise, deterministic
+from monai_memorization.generation.denoising import denoise
 from monai_memorization.generation.latents import decode, unwrap
+from monai_memorization.generation.solver import solver_of
 
 
 class Sampler(Protocol):
@@ -71,11 +72,11 @@ class LatentSamplingInferer(Inferer):
         autoencoder: nn.Module,
         scheduler: Scheduler,
         scale_factor: float | Tensor = 1.0,
-        n_steps: int = 50,
+        n_steps: int = 20,
         mode: str = "crossattn",
     ) -> None:
         self.autoencoder = unwrap(autoencoder)
-        self.scheduler = deterministic(scheduler)
+        self.scheduler = solver_of(scheduler)
         if hasattr(self.scheduler, "clip_sample"):  # MONAI's default, which is meant for images in [-1, 1]
             self.scheduler.clip_sample = False  # type: ignore[assignment]
         self.scale_factor = float(torch.as_tensor(scale_factor).detach())
@@ -115,7 +116,7 @@ class LatentDiffusionSampler:
         scheduler: Scheduler,
         latent_shape: Sequence[int],
         scale_factor: float | Tensor = 1.0,
-        n_steps: int = 50,
+        n_steps: int = 20,
         conditions: Tensor | None = None,
         mode: str = "crossattn",
     ) -> None:
@@ -147,13 +148,13 @@ class PixelDiffusionSampler:
         network: nn.Module,
         scheduler: Scheduler,
         image_shape: Sequence[int],
-        n_steps: int = 50,
+        n_steps: int = 20,
         value_range: Sequence[float] = (0.0, 1.0),
         conditions: Tensor | None = None,
         mode: str = "crossattn",
     ) -> None:
         self.network = unwrap(network)
-        self.scheduler = deterministic(scheduler)
+        self.scheduler = solver_of(scheduler)
         self.image_shape = tuple(image_shape)
         self.n_steps = n_steps
         self.value_range = value_range
