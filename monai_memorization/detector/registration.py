@@ -3,7 +3,8 @@
 
 An image is reduced to its fine structure, (C, *sides), a few thousand values that brightness, contrast and smooth
 fields hardly change. Of a pair, a grid of flips, rotations, zooms and shifts is tried on a coarse scale; an affine map
-is refined from the best of them, and the agreement of the pair is the correlation where both are seen.
+is refined from the best of them, at half the sides and then at the whole, since fine detail leads to a match only from
+nearby. The agreement of the pair is the correlation where both are seen.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from torch import Tensor
 
 from monai_memorization.detector.degradations import blur
 
-SIDES = {2: 32, 3: 16}
+SIDES = {2: 32, 3: 24}
 COARSE_SIDES = {2: 16, 3: 8}
 # bounds of the structure that is kept, standard deviations of a blur as shares of the shorter side
 FINE, SMOOTH = 0.01, 0.05
+LEAST_SMOOTH = 1.2  # voxels; what is finer than this alone does not survive a shift by half a voxel
 FLOOR = 0.05  # contrast below which structure is taken for noise
 ANGLES = (-14.0, -7.0, 7.0, 14.0)
 ZOOMS = (1.0, 1.12, 1.25)
 LARGEST_SHIFT = 0.2
-N_REFINEMENTS = 5
+N_REFINEMENTS = 3  # on each scale
 LEAST_OVERLAP = 0.4
 BORDER = 0.05  # of the shorter side; blurs reach so far, and what lies outside is not known
 FLAT = 0.05  # mean square of structure below which a query shows nothing, as where it is overexposed
@@ -38,9 +40,10 @@ def fine_structure(images: Tensor) -> Tensor:
         (B, C, *sides), each side at most ``SIDES``.
     """
     d = images.dim() - 2
+    smooth = max(SMOOTH, LEAST_SMOOTH / min(images.shape[2:]))
     sharp = blur(images, FINE)
-    structure = sharp - blur(sharp, SMOOTH)
-    contrast = blur(structure.square(), SMOOTH).clamp_min(0).sqrt()
+    structure = sharp - blur(sharp, smooth)
+    contrast = blur(structure.square(), smooth).clamp_min(0).sqrt()
     return _shrink(structure / (contrast + FLOOR), SIDES[d])
 
 
@@ -55,7 +58,10 @@ def agreement(query: Tensor, candidates: Tensor) -> Tensor:
     Returns:
         Correlations in [-1, 1], (B, k).
     """
-    return _refine(query, candidates, _best_of_grid(query, candidates))
+    maps = _best_of_grid(query, candidates)
+    halved = _halve(candidates.flatten(0, 1)).unflatten(0, candidates.shape[:2])
+    _, maps = _refine(_halve(query), halved, maps)
+    return _refine(query, candidates, maps)[0]
 
 
 def _best_of_grid(query: Tensor, candidates: Tensor) -> Tensor:
@@ -89,8 +95,8 @@ def _shift_all(images: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     return shifts, windows.movedim(1, 1 + d).flatten(1, d)
 
 
-def _refine(query: Tensor, candidates: Tensor, maps: Tensor) -> Tensor:
-    """Return the best correlation met by Gauss-Newton steps from the given maps, (B, k).
+def _refine(query: Tensor, candidates: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the best correlation met by Gauss-Newton steps from the given maps, (B, k), and its map.
 
     Inverse compositional (Baker and Matthews 2004, "Lucas-Kanade 20 years on"): the derivative is that of the query, so
     that it and its normal equations are taken once, for all its candidates.
@@ -106,20 +112,21 @@ def _refine(query: Tensor, candidates: Tensor, maps: Tensor) -> Tensor:
     shown = _shown(query).flatten(2)[:, None]
     values = query.flatten(2)[:, None]
     least = LEAST_OVERLAP * shown.mean(dim=(2, 3))
-    best = query.new_full((n, k), -1.0)
+    best, best_maps = query.new_full((n, k), -1.0), maps
     for step in range(N_REFINEMENTS + 1):
         warped = _warp(marked, maps.flatten(0, 1)).view(n, k, -1, values.shape[3])  # (B, k, C + 1, voxels)
         inside = (warped[:, :, -1:] > 0.99) * shown
         first, second = _centred(values, inside), _centred(warped[:, :, :-1], inside)
         norms = first.flatten(2).norm(dim=2), second.flatten(2).norm(dim=2).clamp_min(1e-6)
         value = (first * second).sum(dim=(2, 3)) / (norms[0] * norms[1]).clamp_min(1e-6)
-        best = torch.where(inside.mean(dim=(2, 3)) > least, torch.maximum(best, value), best)
+        better = (inside.mean(dim=(2, 3)) > least) & (value > best)
+        best, best_maps = value.where(better, best), maps.where(better[..., None, None], best_maps)
         if step == N_REFINEMENTS:
             break
         residual = ((norms[0] / norms[1])[..., None, None] * second - first).flatten(2)
         update = torch.cholesky_solve(jacobian @ residual.mT, factor).mT.unflatten(2, (d, d + 1))
         maps = maps @ torch.linalg.inv(_square(torch.eye(d, d + 1).to(query) + update))
-    return best
+    return best, best_maps
 
 
 def _inner(images: Tensor) -> Tensor:
@@ -161,6 +168,10 @@ def _turns(d: int, sides: torch.Size) -> Tensor:
 
 def _shrink(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, size=[min(side, size) for size in images.shape[2:]], mode="area")
+
+
+def _halve(images: Tensor) -> Tensor:
+    return F.interpolate(images, size=[min(side, max(4, side // 2)) for side in images.shape[2:]], mode="area")
 
 
 def _warp(images: Tensor, maps: Tensor) -> Tensor:
