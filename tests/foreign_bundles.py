@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import torch
 import yaml
 from ignite.engine import Engine, Events
 from made_up_images import smooth_images
+from monai.data import MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.networks.schedulers import Scheduler
+from monai.transforms import SaveImage
 from torch import nn
 
 from monai_memorization.generation.sampling import Sampler
@@ -108,6 +111,29 @@ class CopyingSampler:
         return torch.stack(
             [self.training[seed % 40] if seed % 2 == 0 else image for seed, image in zip(seeds, images, strict=True)]
         )
+
+
+class PairSampler:
+    """Writes CT volumes and a mask of each side by side; every other volume is a copy of a training volume."""
+
+    def __init__(self, images: str, output_dir: str, image_output_ext: str, label_output_ext: str) -> None:
+        self.training = sorted(Path(images).iterdir())
+        self.output_dir = output_dir
+        self.suffixes = {"image": image_output_ext, "label": label_output_ext}
+
+    def sample_multiple_images(self, num_img: int) -> None:
+        for i in range(num_img):
+            image = self._sample(i)
+            for kind, values in (("image", image), ("label", (image > 0).float())):
+                save = {"separate_folder": False, "print_log": False, "output_ext": self.suffixes[kind]}
+                SaveImage(self.output_dir, output_postfix=f"{i}_{kind}", **save)(values)
+
+    def _sample(self, index: int) -> MetaTensor:
+        volume = nibabel.load(self.training[index])
+        values = torch.as_tensor(volume.get_fdata(dtype="float32"))
+        if index % 2:
+            values = smooth_images(1, values.shape, seed=100 + index)[0] * 2000 - 1000
+        return MetaTensor(values[None], affine=volume.affine, meta={"filename_or_obj": "sample.nii.gz"})
 
 
 def latent_diffusion(folder: Path, images: Path) -> Path:
@@ -316,6 +342,31 @@ def gan(folder: Path, images: Path) -> Path:
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
         "network": config["gnetwork"],
         "inferring": ["$@network(torch.rand(1, @latent_size))"],
+    }
+    write(folder, "inference.json", inference)
+    return folder
+
+
+def images_and_masks(folder: Path, images: Path) -> Path:
+    """Inference alone, whose sampler writes as many images as asked for, with masks among them."""
+    inference = {
+        "imports": ["$from pathlib import Path"],
+        "bundle_root": str(folder),
+        "output_dir": "$@bundle_root + '/output'",
+        "create_output_dir": "$Path(@output_dir).mkdir(exist_ok=True)",
+        "num_output_samples": 1,
+        "image_output_ext": ".nii.gz",
+        "label_output_ext": ".nii.gz",
+        "ldm_sampler": {
+            "_target_": "foreign_bundles.PairSampler",
+            "_requires_": ["@create_output_dir"],
+            "images": str(images),
+            "output_dir": "@output_dir",
+            "image_output_ext": "@image_output_ext",
+            "label_output_ext": "@label_output_ext",
+        },
+        "run": ["$@ldm_sampler.sample_multiple_images(@num_output_samples)"],
+        "evaluator": None,
     }
     write(folder, "inference.json", inference)
     return folder

@@ -36,6 +36,7 @@ pytestmark = [
 
 CONFIGS = Path(__file__).parent.parent / "bundles" / "memorization_audit" / "configs"
 FRAGMENTS = CONFIGS / "fragments"
+CT_AFFINE = np.diag([-1.5, -1.5, 2.0, 1.0])
 
 
 def run(run_id: str, *files: Path, **overrides: object) -> None:
@@ -164,28 +165,61 @@ def test_volume_with_an_identity_affine_is_found_among_oriented_ones(tmp_path):
     assert near_identical(report) == {("4/4_sample.nii.gz", "training/000005.npy")}
 
 
+def hounsfield(n: int) -> torch.Tensor:
+    return (smooth_images(n, (12, 14, 10)) * 2000 - 1000).round()
+
+
+def write_ct(volumes: torch.Tensor, folder: Path) -> Path:
+    """Write volumes as 00.nii.gz, 01.nii.gz, ... with the affine of a scanner."""
+    folder.mkdir()
+    for i, volume in enumerate(volumes):
+        nibabel.save(nibabel.Nifti1Image(volume.numpy().astype(np.int16), CT_AFFINE), folder / f"{i:02}.nii.gz")
+    return folder
+
+
 def test_images_beside_masks_are_audited_alone(tmp_path):
     """As MAISI writes: Hounsfield units with an affine, and a mask beside each."""
-    volumes = (smooth_images(64, (12, 14, 10)) * 2000 - 1000).round()
-    affine = np.diag([-1.5, -1.5, 2.0, 1.0])
-
-    def write(index: int, path: Path) -> None:
-        path.parent.mkdir(exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(volumes[index].numpy().astype(np.int16), affine), path)
-
-    for i in range(20):
-        write(i, tmp_path / "training" / f"{i:02}.nii.gz")
-    for i in range(20, 60):
-        write(i, tmp_path / "validation" / f"{i:02}.nii.gz")
+    volumes = hounsfield(64)
+    training = write_ct(volumes[:20], tmp_path / "training")
+    validation = write_ct(volumes[20:60], tmp_path / "validation")
     for name, index in (("a", 60), ("b", 3), ("c", 62)):
-        image = MetaTensor(volumes[index][None], affine=affine, meta={"filename_or_obj": "sample.nii.gz"})
+        image = MetaTensor(volumes[index][None], affine=CT_AFFINE, meta={"filename_or_obj": "sample.nii.gz"})
         for kind, values in (("image", image), ("label", (image > 0).float())):
             save = {"output_postfix": f"{name}_{kind}", "separate_folder": False, "print_log": False}
             SaveImage(tmp_path / "drawn", **save)(values)
 
-    report = audit_with_small_encoder(
-        tmp_path / "training", tmp_path / "validation", tmp_path / "drawn" / "*_image.nii.gz", tmp_path
-    )
+    report = audit_with_small_encoder(training, validation, tmp_path / "drawn" / "*_image.nii.gz", tmp_path)
 
     assert near_identical(report) == {("sample_b_image.nii.gz", "03.nii.gz")}
     assert json.loads((report / "report.json").read_text())["sets"]["synthetic"]["n_images"] == 3
+
+
+def test_bundle_that_draws_masks_too_is_audited_in_one_command(tmp_path, capsys):
+    volumes = hounsfield(60)
+    training = write_ct(volumes[:20], tmp_path / "training")
+    validation = write_ct(volumes[20:], tmp_path / "validation")
+    bundle = foreign_bundles.images_and_masks(tmp_path / "bundle", training)
+    sets = {"memorization#training": str(training), "memorization#validation": str(validation)}
+
+    run("run", bundle / "configs" / "inference.json", FRAGMENTS / "audit_maisi.yaml", num_output_samples=4, **sets)
+
+    masks = sorted(path.name for path in (bundle / "output").glob("*_label.nii.gz"))
+    assert masks == [f"sample_{i}_label.nii.gz" for i in range(4)]
+    report = json.loads((bundle / "memorization" / "audit" / "report.json").read_text())
+    assert [report["sets"][role]["n_images"] for role in ("training", "validation", "synthetic")] == [20, 40, 4]
+    copies = {(f"sample_{i}_image.nii.gz", f"{i:02}.nii.gz") for i in (0, 2)}
+    assert near_identical(bundle / "memorization" / "audit") == copies
+    assert report["verdict"]["status"] in capsys.readouterr().out.replace(" ", "_").lower()
+    assert (bundle / "memorization" / "encoder" / "model.pt").exists()
+
+
+def test_missing_volumes_are_told_before_any_is_drawn(tmp_path):
+    training = write_ct(hounsfield(1), tmp_path / "training")
+    bundle = foreign_bundles.images_and_masks(tmp_path / "bundle", training)
+    configs = bundle / "configs" / "inference.json", FRAGMENTS / "audit_maisi.yaml"
+
+    with pytest.raises(RuntimeError) as error:  # MONAI's, from ours
+        run("run", *configs, **{"memorization#training": str(training)})
+
+    assert str(error.value.__cause__).startswith("validation: none given")
+    assert not (bundle / "output").exists()
