@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from monai_memorization.detector.candidates import N_CANDIDATES, excess, fisher_z, nearest_patients
 from monai_memorization.detector.embeddings import Embeddings, embed_batch
-from monai_memorization.detector.neighbors import spread_out
-from monai_memorization.detector.regions import FAINT, regional_excess
+from monai_memorization.detector.regions import regional_excess
 from monai_memorization.detector.registration import agreement, fine_structure
-from monai_memorization.detector.spectra import amplitudes
 from monai_memorization.ranks import current_ranks
 
 BATCH_SIZE = 64
@@ -50,9 +48,7 @@ def copy_scores(
     The candidates are the nearest training images by embedding, one of each patient. A candidate's likeness is the
     mean, in Fisher's z, of two correlations: that of the embeddings and that of the registered images. Its excess is
     that over the median of the others': an image that is like everybody, as one without detail is, is a copy of nobody.
-    An encoder does not know an image again that was shifted far. So there are other candidates, the nearest by
-    amplitude spectrum; their likeness is the correlation of the registered images alone.
-    The largest excess of a part of the image counts by ``REGIONAL_WEIGHT``. The largest of the three is the score, as a
+    The largest excess of a part of the image counts by ``REGIONAL_WEIGHT``. The larger of both is the score, as a
     correlation again. It depends on the image and on the training set alone, so scores of exchangeable images are
     exchangeable.
 
@@ -62,25 +58,12 @@ def copy_scores(
         training_vectors: embeddings of the training set, (n_T, D).
         training_structure: fine structure of the training set, (n_T, C, *sides).
         patient_ids: whose each training image is, n_T.
-        k: number of candidates of each kind; fewer where the training set has fewer patients.
+        k: number of candidates; fewer where the training set has fewer patients.
 
     Returns:
         Score, match and window of each image.
     """
-    similarity, alike = nearest_patients(vectors, training_vectors, patient_ids, k)
-    spectra = (spread_out(amplitudes(images), FAINT) for images in (structure, training_structure))
-    moved = nearest_patients(*spectra, patient_ids, k)[1]
-    agreements = fisher_z(_register(structure, training_structure, torch.cat([alike, moved], dim=1)))
-    of_alike, of_moved = agreements.split([k, k], dim=1)
-    whole, match = _larger(excess((fisher_z(similarity) + of_alike) / 2, alike), excess(of_moved, moved))
-    part, part_match, window = regional_excess(structure, training_structure, patient_ids, k)
-    partial = REGIONAL_WEIGHT * part > whole
-    score, match = _larger((whole, match), (REGIONAL_WEIGHT * part, part_match))
-    return Scores(score.tanh().float(), match, window.where(partial, -1))
-
-
-def _register(structure: Tensor, training_structure: Tensor, index: Tensor) -> Tensor:
-    """Return how well images agree with the training images at ``index``, (N, k); each rank registers its part."""
+    similarity, index = nearest_patients(vectors, training_vectors, patient_ids, k)
     ranks = current_ranks()
     # whole batches are divided, as the last bits can depend on the batch
     own = ranks.rows(len(structure), BATCH_SIZE)
@@ -89,13 +72,12 @@ def _register(structure: Tensor, training_structure: Tensor, index: Tensor) -> T
         for batch in torch.arange(own.start, own.stop).split(BATCH_SIZE)
         if len(batch) > 0
     ]
-    return ranks.gather_rows(torch.cat([torch.zeros(0, index.shape[1]), *parts]))[0]
-
-
-def _larger(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the larger of two excesses, (N,), and its training image; the first of equal ones."""
-    larger = second[0] > first[0]
-    return second[0].where(larger, first[0]), second[1].where(larger, first[1])
+    (agreements,) = ranks.gather_rows(torch.cat([similarity[:0], *parts]))
+    whole, match = excess((fisher_z(similarity) + fisher_z(agreements)) / 2, index)
+    part, part_match, window = regional_excess(structure, training_structure, patient_ids, k)
+    partial = REGIONAL_WEIGHT * part > whole
+    score = torch.maximum(whole, REGIONAL_WEIGHT * part).tanh().float()
+    return Scores(score, part_match.where(partial, match), window.where(partial, -1))
 
 
 def score_embedded(images: Embeddings, training: Embeddings) -> Scores:
