@@ -9,6 +9,10 @@ import pytest
 from made_up_images import smooth_images, write_folder
 from scripts import REPOSITORY, load_script
 
+from monai_memorization.images.preparation import choose_preparation
+from monai_memorization.images.prepared import read_prepared
+from monai_memorization.images.sets import read_image_set
+
 
 @pytest.fixture
 def benchmarks(monkeypatch):
@@ -42,6 +46,17 @@ def test_detectors_are_measured_once_and_drawn_the_best_first(benchmarks, traini
     assert "pixel correlation" in (tmp_path / "figure.svg").read_text()
     rows = (tmp_path / "figure.md").read_text().splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| pixel correlation", "| perceptual hash"]
+
+
+def test_latents_of_an_autoencoder_know_an_image_again(benchmarks, training_folder):
+    images = read_image_set(training_folder, "training")
+    training = read_prepared(images, choose_preparation(images))
+    detect = load_script("benchmarks/detectors.py").autoencoder_latents(training, 0, n_steps=2)
+
+    score, match = detect(training.pixels[[3, 8]].float())
+
+    assert match.tolist() == [3, 8]
+    assert score.min() > 0.999
 
 
 def test_sets_that_share_patients_are_refused(benchmarks, training_folder, validation_folder, tmp_path):
