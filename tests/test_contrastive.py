@@ -194,6 +194,16 @@ def test_volumes_of_two_voxel_sizes_are_audited_as_they_were_trained_on(tmp_path
     assert not torch.equal(read_prepared(images, blind).pixels[:2], trained_on.pixels[:2])
 
 
+def test_an_encoder_embeds_after_its_training_as_when_it_is_loaded_to_the_bit(training, tmp_path):
+    encoder = train_encoder(training, n_steps=2)
+    save_encoder(encoder, tmp_path / "model.pt")
+
+    loaded = load_encoder(tmp_path / "model.pt")
+
+    assert torch.equal(embed_batch(encoder, training.pixels.float()), embed_batch(loaded, training.pixels.float()))
+    assert all(weights.is_contiguous() for weights in encoder.state_dict().values())
+
+
 def test_volumes_are_trained_on_too(tmp_path):
     folder = write_folder(smooth_images(4, (10, 12, 14)), tmp_path / "volumes", suffix=".nii.gz")
 

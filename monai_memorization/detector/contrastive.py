@@ -128,6 +128,8 @@ class ContrastiveTrainer(SupervisedTrainer):
         loader = DataLoader(dataset, batch_sampler=self._order, generator=torch.Generator())
         optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
         n_steps = max_epochs * epoch_length
+        if dataset[0][CommonKeys.IMAGE].ndim == 3:  # of images: convolutions of volumes gain nothing by it
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, n_steps))
         self._parts: dict[str, Stateful] = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
         self._views = views or Views()

@@ -87,7 +87,8 @@ def train_encoder(
             "%.0f %% again. An audit with it will not see copies; train for more steps, or at a lower learning rate",
             100 * share,
         )
-    return encoder.cpu()
+    # in the layout of one that is loaded, so that embeddings are the same to the bit
+    return encoder.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 @torch.no_grad()
