@@ -62,6 +62,7 @@ def audit(
     n_plants: int = N_PLANTS,
     cache_dir: str | Path | None = None,
     fidelity: bool = False,
+    clip: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Audit a synthetic set: which of its images are copies of training images, and how sure is that?
 
@@ -94,6 +95,8 @@ def audit(
             recall surer and the audit slower.
         cache_dir: folder of encoder/ and embeddings/, for audits of one training set; `output_dir` where none is given.
         fidelity: whether to measure how like the real images the synthetic set is as a whole.
+        clip: intensities, lowest and highest, at which all images are cut off before they are scaled: the range of
+            Hounsfield units that a generator of CT was trained in; None for that of a given encoder, else none.
 
     Returns:
         The content of report.json.
@@ -124,10 +127,10 @@ def audit(
     refuse_foreign(output)
     _warn(calibration, sets["synthetic"], strata, alpha)
     if encoder is None and not (cache / "encoder" / "model.pt").exists():
-        _read_through(sets, skip_unreadable)
+        _read_through(sets, skip_unreadable, clip)
     with timed(seconds, "encoder"):
         detector = obtain_encoder(
-            encoder, sets["training"], cache / "encoder", seed, settings["device"], skip_unreadable
+            encoder, sets["training"], cache / "encoder", seed, settings["device"], skip_unreadable, clip=clip
         )
     # one that was not given is of this training set; to hash the set again would read all of it
     settings["encoder_of_other_images"] = encoder is not None and of_other_images(detector, sets["training"])
@@ -202,9 +205,9 @@ def _warn(calibration: ImageSet, synthetic: ImageSet, strata: Sequence[Stratum],
         )
 
 
-def _read_through(sets: Mapping[str, ImageSet], skip_unreadable: bool) -> None:
+def _read_through(sets: Mapping[str, ImageSet], skip_unreadable: bool, clip: Sequence[float] | None) -> None:
     """Meet an image that cannot be read before the encoder is trained, which takes longer than reading all of them."""
-    preparation = choose_preparation(sets["training"])
+    preparation = choose_preparation(sets["training"], clip=clip)
     for role, images in sets.items():
         if role != "training":  # the training of the encoder reads those first
             own = images.subset(range(len(images))[current_ranks().rows(len(images))])

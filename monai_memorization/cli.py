@@ -91,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     auditor.add_argument(
         "--fidelity", action="store_true", help="measure how like the real images the set is as a whole"
     )
+    _add_clip(auditor)
     auditor.set_defaults(command=_audit)
 
     sieve = commands.add_parser("filter", help="write an audited set without the images that the audit suspects")
@@ -134,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
     releaser.add_argument("--seed", type=int, default=0, help="of everything but the images (default: 0)")
     releaser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     releaser.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
+    _add_clip(releaser)
     releaser.set_defaults(command=_release)
 
     gatekeeper = commands.add_parser("gate", help="hold a report against a policy; exit 0 pass, 1 fail, 3 inconclusive")
@@ -152,6 +154,16 @@ def parser() -> argparse.ArgumentParser:
     injector.add_argument("--output", type=Path, required=True, help="YAML file to write")
     injector.set_defaults(command=_inject)
     return main_parser
+
+
+def _add_clip(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--clip",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="cut all images off at these intensities first: the range in Hounsfield units of a generator of CT",
+    )
 
 
 _ROLES = {

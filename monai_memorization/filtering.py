@@ -149,7 +149,8 @@ def _link(path: Path, target: Path) -> None:
 def _are_the_audited(images: ImageSet, report: dict[str, Any]) -> bool:
     """Tell whether the images still have the contents that the report has the hash of."""
     settings = report["encoder"]
-    preparation = preparation_of(settings["image_size"], settings["channels"], settings.get("spacing"))
+    size, channels = settings["image_size"], settings["channels"]
+    preparation = preparation_of(size, channels, settings.get("spacing"), clip=settings.get("clip"))
     digests: list[str] = []
     for _, batch in prepared_batches(images, preparation, skip_unreadable=True, notes=Notes()):
         digests += map(digest, batch)

@@ -54,6 +54,7 @@ class EncoderTrainingHandler:
         image_key: entry of the items of a data set that holds the image.
         seed: of the training.
         device: where to train; None for the engine's.
+        clip: intensities at which images are cut off, as of the audit.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class EncoderTrainingHandler:
         image_key: str = "image",
         seed: int = 0,
         device: str | torch.device | None = None,
+        clip: Sequence[float] | None = None,
     ) -> None:
         self.training = training
         self.output_dir = Path(output_dir)
         self.image_key = image_key
         self.seed = seed
         self.device = device
+        self.clip = clip
 
     def attach(self, engine: Engine) -> None:
         """Attach to the start of the run."""
@@ -80,7 +83,8 @@ class EncoderTrainingHandler:
         with undisturbed(_networks(engine)):
             if ranks.rank == 0:
                 images = _listed(self.training, self.output_dir, "training", self.image_key)
-                obtain_encoder(None, images, self.output_dir / "encoder", self.seed, _device(self.device, engine))
+                device = _device(self.device, engine)
+                obtain_encoder(None, images, self.output_dir / "encoder", self.seed, device, clip=self.clip)
             ranks.share(None)
 
 
@@ -136,6 +140,7 @@ class MemorizationHandler:
         image_key: str = "image",
         seed: int = 0,
         device: str | torch.device | None = None,
+        clip: Sequence[float] | None = None,
     ) -> None:
         for name, number in (("interval", interval), ("n_images", n_images), ("batch_size", batch_size)):
             if number < 1:
@@ -158,6 +163,7 @@ class MemorizationHandler:
         self.image_key = image_key
         self.seed = seed
         self.device = device
+        self.clip = clip
 
     def attach(self, engine: Engine) -> None:
         """Attach to the start of the run and to the end of its epochs, there before all that is attached already."""
@@ -214,7 +220,8 @@ class MemorizationHandler:
                 f"validation: {monitored.n_patients} patients are left for monitoring, but copy candidates at alpha "
                 f"{self.alpha} need {self.n_patients_needed}; give more patients, or a larger monitoring_share or alpha"
             )
-        encoder = obtain_encoder(self.given_encoder, sets["training"], self.output_dir / "encoder", self.seed, device)
+        kept_in = self.output_dir / "encoder"
+        encoder = obtain_encoder(self.given_encoder, sets["training"], kept_in, self.seed, device, clip=self.clip)
         training, validation = (embed(encoder, images, device=device) for images in (sets["training"], monitored))
         leaks = find_leaks(training, validation, encoder.preparation)
         write_leaks(leaks, self.output_dir / "leaks.csv")

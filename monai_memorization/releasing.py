@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def release(
     seed: int = 0,
     device: str = "auto",
     skip_unreadable: bool = False,
+    clip: Sequence[float] | None = None,
 ) -> Release:
     """Draw until ``n`` images pass an audit, judge them by another audit, and write them if the gate lets them pass.
 
@@ -108,6 +109,7 @@ def release(
         seed: of everything random but the images.
         device: where the encoders run.
         skip_unreadable: leave out images that cannot be read.
+        clip: as of the audit.
 
     Returns:
         What came of it. If fewer than ``n`` of ``limit`` images passed, it gave up: ``output_dir`` is not made.
@@ -122,7 +124,7 @@ def release(
     if not 1 <= n <= limit:
         raise InputError(f"n: found {n} with a limit of {limit}; give at least 1, and a limit of at least that many")
     common: dict[str, Any] = {"alpha": alpha, "q": q, "seed": seed, "device": choose_device(device)}
-    common |= {"n_plants": N_PLANTS, "skip_unreadable": skip_unreadable}
+    common |= {"n_plants": N_PLANTS, "skip_unreadable": skip_unreadable, "clip": clip}
     common |= {"training": training, "reconstructed_training": reconstructed_training}
     for name, level in (("alpha", alpha), ("q", q)):
         as_fraction(level, name)
@@ -190,7 +192,8 @@ def _obtain_encoders(
     hashes = []
     for name, seed, widths in (("filter", common["seed"], WIDTHS), ("judge", common["seed"] + 1, JUDGE_WIDTHS)):
         options = common["device"], common["skip_unreadable"]
-        encoder = obtain_encoder(given[name], training, work / name / "encoder", seed, *options, widths=widths)
+        folder, settings = work / name / "encoder", {"widths": widths, "clip": common["clip"]}
+        encoder = obtain_encoder(given[name], training, folder, seed, *options, **settings)
         hashes.append(hash_weights(encoder))
     if hashes[0] == hashes[1]:
         raise InputError("judge: is the encoder that filters, and would overlook what that overlooks; give another one")

@@ -133,6 +133,7 @@ class PairSampler:
         values = torch.as_tensor(volume.get_fdata(dtype="float32"))
         if index % 2:
             values = smooth_images(1, values.shape, seed=100 + index)[0] * 2000 - 1000
+        values = values.clamp(-1000, 1000)  # all that it draws
         return MetaTensor(values[None], affine=volume.affine, meta={"filename_or_obj": "sample.nii.gz"})
 
 

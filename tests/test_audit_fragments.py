@@ -195,7 +195,8 @@ def test_images_beside_masks_are_audited_alone(tmp_path):
 
 
 def test_bundle_that_draws_masks_too_is_audited_in_one_command(tmp_path, capsys):
-    volumes = hounsfield(60)
+    volumes = hounsfield(60) * 1.5  # to 1500, beyond what the bundle draws
+    volumes[:, :2] = -3024  # the padding of a scanner
     training = write_ct(volumes[:20], tmp_path / "training")
     validation = write_ct(volumes[20:], tmp_path / "validation")
     bundle = foreign_bundles.images_and_masks(tmp_path / "bundle", training)

@@ -226,7 +226,7 @@ def test_kept_encoder_is_used_again(images, tmp_path, few_steps, caplog):
     assert first.preparation.image_size == (16, 16)
 
 
-@pytest.mark.parametrize("change", ["one image less", "another content", "another seed"])
+@pytest.mark.parametrize("change", ["one image less", "another content", "another seed", "another range"])
 def test_kept_encoder_is_trained_anew_for_another_training_set(images, tmp_path, few_steps, change):
     first = obtain_encoder(None, images, tmp_path / "kept")
     seed = 1 if change == "another seed" else 0
@@ -235,11 +235,13 @@ def test_kept_encoder_is_trained_anew_for_another_training_set(images, tmp_path,
     elif change == "another content":
         write_image(smooth_images(1, (16, 16), seed=77)[0], images.paths[3])
 
-    again = obtain_encoder(None, images, tmp_path / "kept", seed)
+    clip = (64, 192) if change == "another range" else None
+    again = obtain_encoder(None, images, tmp_path / "kept", seed, clip=clip)
 
     assert again.trained_on != first.trained_on
     assert not torch.equal(weights(first), weights(again))
-    assert load_encoder(tmp_path / "kept" / "model.pt").trained_on == again.trained_on
+    kept = load_encoder(tmp_path / "kept" / "model.pt")
+    assert (kept.trained_on, kept.preparation.clip) == (again.trained_on, clip)
 
 
 def test_encoder_that_was_kept_in_part_is_trained_anew(images, tmp_path, few_steps):
@@ -263,6 +265,16 @@ def test_given_encoder_of_another_dimension_is_named(images, tmp_path):
 
     with pytest.raises(InputError, match=r"encoder: .*model\.pt is for 3D images, the training set is 2D; train one"):
         obtain_encoder(tmp_path / "model.pt", images, tmp_path)
+
+
+@pytest.mark.parametrize("clip", [(-1000, 400), None])
+def test_given_encoder_of_another_range_is_named(images, tmp_path, clip):
+    save_encoder(ContrastiveEncoder((16, 16), clip=clip), tmp_path / "model.pt")
+
+    with pytest.raises(InputError, match=r"clip: found \[0, 128\], but .*model\.pt is of images cut off at"):
+        obtain_encoder(tmp_path / "model.pt", images, tmp_path, clip=(0, 128))
+    for agreed in (clip, None):
+        assert obtain_encoder(tmp_path / "model.pt", images, tmp_path, clip=agreed).preparation.clip == clip
 
 
 def test_unreadable_training_image_stops_or_is_left_out(images, tmp_path, few_steps):

@@ -18,7 +18,13 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from torch.utils.data import DataLoader
 
 from monai_memorization.errors import InputError
-from monai_memorization.images.preparation import Preparation, PrepareImaged, choose_preparation, scale_intensities
+from monai_memorization.images.preparation import (
+    Preparation,
+    PrepareImaged,
+    choose_preparation,
+    preparation_of,
+    scale_intensities,
+)
 from monai_memorization.images.prepared import Notes, prepared_batches, prepared_images, read_prepared
 from monai_memorization.images.reading import read_image
 from monai_memorization.images.sets import read_image_set
@@ -467,3 +473,34 @@ def test_reading_takes_no_random_number_from_a_training(tmp_path):
     state = torch.get_rng_state()
     read_prepared(images, Preparation((16, 16)))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_volume_that_is_cut_off_is_prepared_as_what_a_generator_of_that_range_draws():
+    """In Hounsfield units with the padding of a scanner and metal in it; drawn in [0, 1]."""
+    real = smooth_images(1, (12, 14, 10))[0] * 4000 - 1500
+    real[:2] = -3024
+    low, high = -160, 240
+    drawn = (real.clamp(low, high) - low) / (high - low)
+    preparation = preparation_of((12, 14, 10), clip=(low, high))
+
+    prepared = [preparation.prepare(image[None], Path("volume.nii.gz")) for image in (real, drawn)]
+
+    assert torch.allclose(*prepared, atol=1e-5)
+    as_it_is = Preparation((12, 14, 10)).prepare(real[None], Path("volume.nii.gz"))
+    assert (as_it_is - prepared[0]).abs().max() > 0.3
+
+
+def test_range_of_intensities_that_leaves_nothing_names_image_and_range(tmp_path):
+    folder = write_folder(smooth_images(3), tmp_path / "images")
+    images = read_image_set(folder, "training")
+
+    message = r"clip: 300 to 2000 leaves nothing of .*image_000\.png, whose intensities go from 0 to 255"
+    with pytest.raises(InputError, match=message):
+        read_prepared(images, choose_preparation(images, clip=(300, 2000)))
+
+
+@pytest.mark.parametrize("values", [(400, -1000), (3, 3), (1,), (0, 1, 2)])
+@pytest.mark.parametrize("name", ["window", "clip"])
+def test_range_that_is_empty_or_no_range_is_named(name, values):
+    with pytest.raises(InputError, match=rf"{name}: found \[{values[0]}.*\]; give the two intensities that"):
+        preparation_of((8, 8, 8), **{name: values})

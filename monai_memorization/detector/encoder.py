@@ -35,6 +35,7 @@ class ContrastiveEncoder(nn.Module):
         widths: channels after each layer.
         halvings: number of layers, the first ones, that halve the sides; on too coarse a last map, shifts go unseen.
         spacing: voxel size of the set of volumes that it was trained on, as of ``Preparation``; None where not known.
+        clip: intensities beyond which its images are cut off, as of ``Preparation``.
         training_steps: number of steps that it was trained for; None where that is not known.
         trained_on: hash of the images that it was trained on.
 
@@ -52,6 +53,7 @@ class ContrastiveEncoder(nn.Module):
         widths: Sequence[int] = WIDTHS,
         halvings: int = 3,
         spacing: Sequence[float] | None = None,
+        clip: Sequence[float] | None = None,
         training_steps: int | None = None,
         trained_on: str | None = None,
     ) -> None:
@@ -72,6 +74,7 @@ class ContrastiveEncoder(nn.Module):
             widths=layers,
             halvings=int(halvings),
             spacing=None if spacing is None else [float(size) for size in spacing],
+            clip=None if clip is None else [float(value) for value in clip],
         )
         inputs = [channels, *layers[:-1]]
         strides = [2 if i < halvings else 1 for i in range(len(layers))]
@@ -89,7 +92,10 @@ class ContrastiveEncoder(nn.Module):
     @property
     def preparation(self) -> Preparation:
         """How images are prepared for this encoder."""
-        return preparation_of(*(self.settings[name] for name in ("image_size", "channels", "spacing")))
+        image_size, channels, spacing, clip = (
+            self.settings[name] for name in ("image_size", "channels", "spacing", "clip")
+        )
+        return preparation_of(image_size, channels, spacing, clip=clip)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings, (B, D), of images (B, C, *image_size) in [0, 1]."""

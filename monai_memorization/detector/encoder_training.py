@@ -68,6 +68,7 @@ def train_encoder(
             preparation.channels,
             widths=widths,
             spacing=preparation.spacing,
+            clip=preparation.clip,
             training_steps=n_steps,
         )
         trainer = ContrastiveTrainer(device, 1, images, encoder, n_steps, seed=seed, **settings)
@@ -120,6 +121,7 @@ def obtain_encoder(
     device: str | torch.device = "cpu",
     skip_unreadable: bool = False,
     widths: Sequence[int] = WIDTHS,
+    clip: Sequence[float] | None = None,
 ) -> ContrastiveEncoder:
     """Load the given encoder, or the one that an earlier run left in ``folder``, or train one and keep it there.
 
@@ -131,22 +133,29 @@ def obtain_encoder(
         device: where to train.
         skip_unreadable: train without the images that cannot be read.
         widths: of the network that is trained.
+        clip: intensities beyond which images are cut off; None for none, or those of a given encoder.
 
     Returns:
         The encoder, in evaluation mode.
 
     Raises:
-        InputError: if the given encoder cannot be loaded or is for images of other dimension than the training set's.
+        InputError: if the given encoder cannot be loaded, or is for images of other dimension than the training set's
+            or of another ``clip``.
     """
     if given is not None:
-        encoder, preparation = load_encoder(given), choose_preparation(training)
+        encoder, preparation = load_encoder(given), choose_preparation(training, clip=clip)
         if len(encoder.preparation.image_size) != len(preparation.image_size):
             raise InputError(
                 f"encoder: {given} is for {len(encoder.preparation.image_size)}D images, the training set is "
                 f"{len(preparation.image_size)}D; train one on this set, or leave --encoder out"
             )
+        if clip is not None and encoder.preparation.clip != preparation.clip:
+            raise InputError(
+                f"clip: found {list(clip)}, but {given} is of images cut off at {encoder.settings['clip']}; leave clip "
+                "out to go by the encoder, or leave the encoder out to train one"
+            )
         return encoder
-    kept, trained_on = folder / "model.pt", _hash(training, seed, widths)
+    kept, trained_on = folder / "model.pt", _hash(training, seed, widths, clip)
     # rank 0 looks: another might not see the file, or one that rank 0 only just wrote
     ranks = current_ranks()
     kept_encoder = ranks.share(_load_kept(kept) if ranks.rank == 0 else None)
@@ -154,7 +163,7 @@ def obtain_encoder(
         logger.info("using the encoder that an earlier run trained on these images: %s", kept)
         return kept_encoder
     logger.info("no encoder given: training one on the %d training images", len(training))
-    images = read_prepared(training, choose_preparation(training), skip_unreadable)
+    images = read_prepared(training, choose_preparation(training, clip=clip), skip_unreadable)
     checkpoint = TrainingCheckpoint(folder / "training.pt", f"{trained_on} {hash_code()}")
     encoder = train_encoder(images, seed=seed, device=device, widths=widths, checkpoint=checkpoint)
     encoder.trained_on = trained_on
@@ -188,9 +197,10 @@ def _tell_duration(engine: Engine, start: float, n_done: int) -> None:
     )
 
 
-def _hash(images: ImageSet, seed: int, widths: Sequence[int]) -> str:
-    """Name training set, seed and network: an encoder is kept for one of each."""
-    return f"{_hash_set(images)} {hashlib.sha256(repr((seed, N_STEPS, list(widths))).encode()).hexdigest()[:16]}"
+def _hash(images: ImageSet, seed: int, widths: Sequence[int], clip: Sequence[float] | None) -> str:
+    """Name training set, seed, network and range of intensities: an encoder is kept for one of each."""
+    settings = seed, N_STEPS, list(widths), *(() if clip is None else map(float, clip))
+    return f"{_hash_set(images)} {hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
 
 
 def _hash_set(images: ImageSet) -> str:

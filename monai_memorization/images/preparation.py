@@ -40,12 +40,15 @@ class Preparation:
         channels: number of channels of the set.
         spacing: voxel size of the set of volumes, of which only the proportions count; None where it is not known.
         window: intensities that become 0 and 1, in place of the percentiles; for CT, in Hounsfield units.
+        clip: intensities beyond which an image is cut off before its percentiles are taken, so that real CT and images
+            of a generator that knows a range of Hounsfield units only are scaled alike; images in [0, 1] stay.
     """
 
     image_size: tuple[int, ...]
     channels: int = 1
     spacing: tuple[float, ...] | None = None
     window: tuple[float, float] | None = None
+    clip: tuple[float, float] | None = None
 
     def __call__(self, path: Path) -> Tensor:
         """Return the prepared image of a file, (channels, *image_size), float32 in [0, 1]."""
@@ -61,7 +64,19 @@ class Preparation:
             )
         if len(image) not in (1, self.channels):
             raise InputError(f"{path}: has {len(image)} channels where the training set has {self.channels}")
-        return self.fit(scale_intensities(image, self.window).expand(self.channels, *image.shape[1:]), spacing)
+        scaled = scale_intensities(self._cut_off(image, path), self.window)
+        return self.fit(scaled.expand(self.channels, *image.shape[1:]), spacing)
+
+    def _cut_off(self, image: Tensor, path: Path) -> Tensor:
+        if self.clip is None:
+            return image
+        cut_off, (low, high) = image.clamp(*self.clip), self.clip
+        if cut_off.min() == cut_off.max() and image.min() < image.max():
+            raise InputError(
+                f"clip: {low:g} to {high:g} leaves nothing of {path}, whose intensities go from {image.min():g} to "
+                f"{image.max():g}; give the range in the unit of the files"
+            )
+        return cut_off
 
     def fit(self, image: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
         """Scale an image, (C, *spatial), to fit ``image_size`` with its aspect kept, and pad the rest with 0."""
@@ -96,6 +111,7 @@ class PrepareImaged(MapTransform):
         channels: as of :class:`Preparation`.
         spacing: as of :class:`Preparation`.
         window: as of :class:`Preparation`.
+        clip: as of :class:`Preparation`.
     """
 
     def __init__(
@@ -105,9 +121,10 @@ class PrepareImaged(MapTransform):
         channels: int = 1,
         spacing: Sequence[float] | None = None,
         window: Sequence[float] | None = None,
+        clip: Sequence[float] | None = None,
     ) -> None:
         super().__init__(keys)
-        self.preparation = preparation_of(image_size, channels, spacing, window)
+        self.preparation = preparation_of(image_size, channels, spacing, window, clip)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the item with prepared images, (C, *image_size) in [0, 1]."""
@@ -119,25 +136,38 @@ def preparation_of(
     channels: int = 1,
     spacing: Sequence[float] | None = None,
     window: Sequence[float] | None = None,
+    clip: Sequence[float] | None = None,
 ) -> Preparation:
     """Return the preparation that the keys of a config describe.
 
     Raises:
-        InputError: if the spacing does not fit the size, or the window is empty.
+        InputError: if the spacing does not fit the size, or a range of intensities is empty.
     """
     sizes = tuple(int(side) for side in image_size)
     if spacing is not None and (len(spacing) != len(sizes) or min(spacing) <= 0):
         raise InputError(
             f"spacing: found {list(spacing)}, but images of {_spell(sizes)} need {len(sizes)} voxel sizes above 0"
         )
-    if window is not None and not (len(window) == 2 and window[0] < window[1]):
-        raise InputError(f"window: found {list(window)}; give the intensities that become 0 and 1, as [-1000, 400]")
     return Preparation(
         sizes,
         channels,
         None if spacing is None else tuple(float(size) for size in spacing),
-        None if window is None else (float(window[0]), float(window[1])),
+        as_range(window, "window", "become 0 and 1"),
+        as_range(clip, "clip", "an image is cut off at"),
     )
+
+
+def as_range(values: Sequence[float] | None, name: str, meaning: str) -> tuple[float, float] | None:
+    """Return a range of intensities; None if there is none.
+
+    Raises:
+        InputError: naming the argument, if it is not two numbers that rise.
+    """
+    if values is None:
+        return None
+    if not (len(values) == 2 and values[0] < values[1]):
+        raise InputError(f"{name}: found {list(values)}; give the two intensities that {meaning}, as [-1000, 400]")
+    return float(values[0]), float(values[1])
 
 
 def scale_intensities(image: Tensor, window: tuple[float, float] | None = None) -> Tensor:
@@ -157,20 +187,24 @@ def scale_intensities(image: Tensor, window: tuple[float, float] | None = None) 
     return ((image - float(low)) / max(float(high - low), 1e-12)).clamp(0, 1)
 
 
-def choose_preparation(images: ImageSet, longest_side: int = LONGEST_SIDE, n: int = 32) -> Preparation:
+def choose_preparation(
+    images: ImageSet, longest_side: int = LONGEST_SIDE, n: int = 32, clip: Sequence[float] | None = None
+) -> Preparation:
     """Choose size, channels and spacing for a set from up to ``n`` of its images, spread evenly.
 
     Args:
         images: the training set.
         longest_side: no side of the result is longer; smaller images keep their size.
         n: number of images looked at.
+        clip: as of :class:`Preparation`.
 
     Returns:
         The median size, scaled down with the aspect kept to ``longest_side`` and, in 3D, to ``N_VOXELS``; the largest
         number of channels; in 3D the median of the voxel sizes that are stated.
 
     Raises:
-        InputError: if images of two and of three dimensions are mixed, or none of them can be read.
+        InputError: if images of two and of three dimensions are mixed, none of them can be read, or the range to clip
+            to is empty.
     """
     step = max(1, -(-len(images) // n))
     read = [found for path in images.paths[::step] if (found := _shape_and_spacing(path)) is not None]
@@ -188,7 +222,7 @@ def choose_preparation(images: ImageSet, longest_side: int = LONGEST_SIDE, n: in
     if len(median) == 3:
         factor = min(factor, (N_VOXELS / math.prod(median)) ** (1 / 3))
     size = tuple(max(4, round(side * factor)) for side in median)
-    return Preparation(size, max(shape[0] for shape in shapes), spacing)
+    return preparation_of(size, max(shape[0] for shape in shapes), spacing, clip=clip)
 
 
 def _shape_and_spacing(path: Path) -> tuple[tuple[int, ...], tuple[float, ...] | None] | None:

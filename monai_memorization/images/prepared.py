@@ -48,6 +48,7 @@ def prepared_images(
     skip_unreadable: bool = False,
     spacing: Sequence[float] | None = None,
     window: Sequence[float] | None = None,
+    clip: Sequence[float] | None = None,
 ) -> PreparedImages:
     """Read a whole set into memory, prepared as the keys of a config say.
 
@@ -59,6 +60,7 @@ def prepared_images(
         skip_unreadable: leave out images that cannot be read.
         spacing: voxel size of the set, as of :class:`Preparation`.
         window: intensities that become 0 and 1, as of :class:`Preparation`.
+        clip: intensities beyond which images are cut off, likewise.
 
     Returns:
         The data set.
@@ -67,7 +69,7 @@ def prepared_images(
         InputError: if an image cannot be read.
     """
     images = source if isinstance(source, ImageSet) else read_image_set(source, role)
-    return read_prepared(images, preparation_of(image_size, channels, spacing, window), skip_unreadable)
+    return read_prepared(images, preparation_of(image_size, channels, spacing, window, clip), skip_unreadable)
 
 
 def read_prepared(images: ImageSet, preparation: Preparation, skip_unreadable: bool = False) -> PreparedImages:
