@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from monai_memorization.images.sets import ImageSet
 from monai_memorization.statistics.power import AUTOENCODER, choose_plants, plant
 from monai_memorization.statistics.rates import copy_rate_at_power
 from monai_memorization.statistics.residual import rate_at_power_interval, residual_interval, residual_rate
-from monai_memorization.statistics.strata import Stratum
+from monai_memorization.statistics.strata import recorded_strata
 
 
 class Detector:
@@ -106,7 +106,9 @@ def describe_residual(report: Mapping[str, Any], n: int, seed: int) -> dict[str,
     planted = [(power[group], n_planted) for group in ("seen", "unseen") if power[group] is not None]
     # as in the working recall: no mean of families may outvote the generator's own reconstructions
     planted += [(cell["recall"], cell["n"]) for cell in report["power"] if cell["family"] == AUTOENCODER]
-    ends = residual_interval(n_flagged, n_drawn, n, calibrated["alpha"], _strata(calibrated["strata"]), planted, seed)
+    ends = residual_interval(
+        n_flagged, n_drawn, n, calibrated["alpha"], recorded_strata(calibrated["strata"]), planted, seed
+    )
     return {
         "filter": {
             key: calibrated[key] for key in ("alpha_attained", "flagged_rate", "copy_rate_at_power", "n_near_identical")
@@ -133,7 +135,7 @@ def describe_judge(
     n_passed, n_found, n_images = planted_that_pass(filtering, judging, seed, n_plants)
     recall = n_found / n_passed if n_passed else None
     n_flagged, n = calibrated["n_copies"], report["sets"]["synthetic"]["n_images"]
-    strata = _strata(calibrated["strata"])
+    strata = recorded_strata(calibrated["strata"])
     return {
         "n_planted_passed": n_passed,
         "recall": recall,
@@ -165,11 +167,3 @@ def planted_that_pass(filtering: Detector, judging: Detector, seed: int, n_plant
             passed += ~passes
             found += int((~passes & finds).sum())
     return int(passed.sum()), found, int((passed > 0).sum())
-
-
-def _strata(written: Sequence[Mapping[str, Any]]) -> tuple[Stratum, ...]:
-    """Return the strata of a report, whose images are known by number only."""
-    return tuple(
-        Stratum(s["label"], torch.arange(s["n_images"]), torch.arange(s["n_synthetic"]), s["n_patients"])
-        for s in written
-    )

@@ -6,13 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from monai_memorization.reporting.formats import NO_BREAK, count, percent, plain, points_interval, say, words
 from monai_memorization.reporting.quantities import QUANTITIES, Entry, Report
 from monai_memorization.reporting.wording import calibration_role
 from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
-from monai_memorization.statistics.strata import Stratum
+from monai_memorization.statistics.strata import recorded_strata
 
 
 @dataclass(frozen=True)
@@ -217,10 +215,7 @@ def _same_encoder(before: Report, after: Report) -> bool | None:
 
 def _flagged(report: Report) -> FlaggedSet | None:
     n_copies = report["calibrated"]["n_copies"]
-    strata = [
-        Stratum(s["label"], torch.arange(s["n_images"]), torch.arange(s["n_synthetic"]), s["n_patients"])
-        for s in report["calibrated"]["strata"]
-    ]
+    strata = recorded_strata(report["calibrated"]["strata"])
     return None if n_copies is None else FlaggedSet(n_copies, report["sets"]["synthetic"]["n_images"], strata)
 
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,14 @@ class Stratum:
     validation: Tensor
     synthetic: Tensor
     n_patients: int
+
+
+def recorded_strata(records: Sequence[Mapping[str, Any]]) -> tuple[Stratum, ...]:
+    """Return the strata that a report records, whose images are known by number only."""
+    return tuple(
+        Stratum(s["label"], torch.arange(s["n_images"]), torch.arange(s["n_synthetic"]), s["n_patients"])
+        for s in records
+    )
 
 
 @dataclass(frozen=True)
