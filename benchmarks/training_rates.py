@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the ways of training are worth: views made in the batch, and latents that are encoded once.
+"""What the ways of training are worth: views made in the batch, latents encoded once, the autoencoder's trainer.
 
 Views: those of the encoder, against the same chain of MONAI's dictionary transforms taken image by image; images per
 second of the views alone, and of whole training steps. Latents: steps per second of the diffusion stage as the bundle
 runs it, against a step that encodes its images first. The ceiling is what is won if nothing else takes time: (encoding
-and a bare step) / bare step. CPU time of one thread, so that other work on the machine disturbs little.
+and a bare step) / bare step. Autoencoder: seconds of a step of the bundle against one of a plain loop over the same
+parts of MONAI, adversary included. CPU time of one thread, so that other work on the machine disturbs little.
 
     python benchmarks/training_rates.py --films T.csv --volumes T.csv --output OUT.json [--tiny]
 """
@@ -17,8 +18,9 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
+from monai.data import DataLoader
+from monai.losses import PatchAdversarialLoss
 from monai.transforms import (
     Compose,
     RandAdjustContrastd,
@@ -46,11 +50,13 @@ from monai_memorization.detector.contrastive import MixedPrecisionInferer, nt_xe
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.views import Views
 from monai_memorization.files import write_text
+from monai_memorization.generation.autoencoding import kl_divergence
 from monai_memorization.images.sets import read_image_set, write_image_set
 
 N_TRAINING = 32
 BATCH = 64
 SIZES = {"64x64": (64, 64), "32x48x32": (32, 48, 32)}
+LARGEST = "3D, default networks, 32x48x32"  # its autoencoder is left out: ten minutes
 Case = dict[str, Any]
 CASES: dict[str, Case] = {
     "2D, quick recipe": {"bundle": "latent_diffusion_2d", "recipe": ["quick.yaml"]},
@@ -59,7 +65,7 @@ CASES: dict[str, Case] = {
         "common": {"image_size": [64, 64], "diffusion_batch_size": 8},
     },
     "3D, quick recipe": {"bundle": "latent_diffusion_3d", "recipe": ["quick.yaml", "data/hippocampus.yaml"]},
-    "3D, default networks, 32x48x32": {
+    LARGEST: {
         "bundle": "latent_diffusion_3d",
         "common": {"image_size": [32, 48, 32], "diffusion_batch_size": 4},
     },
@@ -87,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     result: Case = {"commit": commit(), "machine": machine(), "threads": torch.get_num_threads()}
-    result |= {"views": {}, "latents": {}}
+    result |= {"views": {}, "latents": {}, "autoencoder": {}}
     for name, size in {"16x16": (16, 16)}.items() if options.tiny else SIZES.items():
         result["views"][name] = rates_of_views(size, 4 if options.tiny else BATCH)
         write_text(options.output, json.dumps(result, indent=1) + "\n")
@@ -95,7 +101,10 @@ def main(arguments: list[str] | None = None) -> None:
     for name, case in tiny.items() if options.tiny else CASES.items():
         source = options.volumes if "3d" in case["bundle"] else options.films
         with tempfile.TemporaryDirectory() as folder:
-            result["latents"][name] = rates_of_latents(case, source, Path(folder), 6 if options.tiny else 30)
+            n_steps = 6 if options.tiny else 30
+            result["latents"][name] = rates_of_latents(case, source, Path(folder), n_steps)
+            if name != LARGEST:
+                result["autoencoder"][name] = times_of_autoencoder(case, source, Path(folder), n_steps)
         write_text(options.output, json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
@@ -166,22 +175,11 @@ def train_step(
 
 def rates_of_latents(case: Case, source: Path, folder: Path, n_steps: int) -> Case:
     """Seconds of a step in the bundle, of a bare step and of the encoding of its batch, and what caching is worth."""
-    images = choose_training(read_image_set(source, "training"), N_TRAINING, 0)
-    write_image_set(images, folder / "training.csv")
-    (folder / "clock.json").write_text(json.dumps({"+train#handlers": [{"_target_": f"{__name__}.StepClock"}]}))
     # values do not change how long it takes
     weights = folder / "autoencoder.pt"
     torch.save(parse("train_autoencoder", case)("autoencoder_def").state_dict(), weights)
-    settings = case | {"recipe": [*case.get("recipe", []), str(folder / "clock.json")]}
-    given = {"training": str(folder / "training.csv"), "autoencoder_weights": str(weights), "seed": 0}
-    workflow = bundle_workflow(
-        "train_diffusion", settings, **given | {"output_dir": str(folder / "model"), "diffusion_steps": n_steps}
-    )
-    workflow.initialize()
-    workflow.run()
-    moments = torch.tensor(StepClock.moments, dtype=torch.float64)
-    in_bundle = float(moments.diff()[2:].median())
-    workflow.finalize()
+    given = {"training": choose_films(source, folder), "autoencoder_weights": str(weights), "seed": 0}
+    in_bundle = step_of_bundle("train_diffusion", case, folder, **given | {"diffusion_steps": n_steps})
 
     parser = parse("train_diffusion", case | {"common": case.get("common", {}) | given})
     network, autoencoder, scheduler = (parser(name) for name in ("network_def", "autoencoder", "scheduler"))
@@ -197,6 +195,72 @@ def rates_of_latents(case: Case, source: Path, folder: Path, n_steps: int) -> Ca
     return {"batch_size": batch_size, "seconds": {name: rounded(value) for name, value in times.items()}} | {
         name: rounded(value) for name, value in won.items()
     }
+
+
+def times_of_autoencoder(case: Case, source: Path, folder: Path, n_steps: int) -> Case:
+    """Seconds of a step of the autoencoder in the bundle and in a plain loop, both with the discriminator."""
+    given = {"training": choose_films(source, folder), "seed": 0, "adversarial_warmup": 0}
+    in_bundle = step_of_bundle("train_autoencoder", case, folder, **given | {"autoencoder_steps": n_steps})
+    parser = parse("train_autoencoder", case | {"common": case.get("common", {}) | given})
+    autoencoder, discriminator = parser("autoencoder_def"), parser("discriminator_def")
+    optimizers = [torch.optim.Adam(network.parameters()) for network in (autoencoder, discriminator)]
+    batches = DataLoader(
+        parser("train#dataset"), batch_size=parser("autoencoder_batch_size"), shuffle=True, drop_last=True
+    )
+    weights = [parser(f"{name}_weight") for name in ("kl", "feature", "adversarial")]
+    losses = parser("feature_loss"), PatchAdversarialLoss(criterion="least_squares")
+    endless = chain.from_iterable(repeat(batches))
+    step = partial(adversarial_step, autoencoder, discriminator, optimizers, losses, weights)
+    plain = seconds(lambda: step(next(endless)["image"]), repeats=n_steps // 2)
+    return {"bundle": rounded(in_bundle), "plain_loop": rounded(plain), "ratio": rounded(in_bundle / plain)}
+
+
+def adversarial_step(
+    autoencoder: nn.Module,
+    discriminator: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    losses: tuple[nn.Module, PatchAdversarialLoss],
+    weights: Sequence[float],
+    images: Tensor,
+) -> None:
+    """Take one step of both networks, as a user of MONAI writes it."""
+    feature_loss, adversarial_loss = losses
+    optimizers[0].zero_grad()
+    reconstruction, mu, sigma = autoencoder(images)
+    parts = (
+        kl_divergence(mu, sigma),
+        feature_loss(reconstruction, images),
+        adversarial_loss(discriminator(reconstruction)[-1], target_is_real=True, for_discriminator=False),
+    )
+    loss = F.l1_loss(reconstruction, images) + sum(w * part for w, part in zip(weights, parts, strict=True))
+    loss.backward()
+    optimizers[0].step()
+    optimizers[1].zero_grad()
+    judged = [
+        adversarial_loss(discriminator(x.detach())[-1], target_is_real=is_real, for_discriminator=True)
+        for x, is_real in ((reconstruction, False), (images, True))
+    ]
+    (sum(judged) / 2).backward()
+    optimizers[1].step()
+
+
+def choose_films(source: Path, folder: Path) -> str:
+    """Write the list of the images that are trained on, and return where it is."""
+    images = choose_training(read_image_set(source, "training"), N_TRAINING, 0)
+    write_image_set(images, folder / "training.csv")
+    return str(folder / "training.csv")
+
+
+def step_of_bundle(name: str, case: Case, folder: Path, **given: Any) -> float:
+    """Return the median seconds of a step as the bundle runs it."""
+    (folder / "clock.json").write_text(json.dumps({"+train#handlers": [{"_target_": f"{__name__}.StepClock"}]}))
+    settings = case | {"recipe": [*case.get("recipe", []), str(folder / "clock.json")]}
+    workflow = bundle_workflow(name, settings, **given | {"output_dir": str(folder / name)})
+    workflow.initialize()
+    workflow.run()
+    moments = torch.tensor(StepClock.moments, dtype=torch.float64)
+    workflow.finalize()
+    return float(moments.diff()[2:].median())
 
 
 def parse(name: str, case: Case) -> Callable[[str], Any]:

@@ -25,10 +25,12 @@ def test_ceiling_is_that_of_a_training_that_encodes_in_every_step(training_rates
 
     training_rates.main([*arguments, "--output", str(tmp_path / "rates.json"), "--tiny"])
 
-    result = json.loads((tmp_path / "rates.json").read_text())["latents"]["tiny"]
+    rates = json.loads((tmp_path / "rates.json").read_text())
+    result, stage = rates["latents"]["tiny"], rates["autoencoder"]["tiny"]
     step, encoding, bundle = (result["seconds"][name] for name in ("bare_step", "encoding", "bundle_step"))
     assert result["ceiling"] == pytest.approx((step + encoding) / step, rel=1e-2)
     assert result["share_of_ceiling"] == pytest.approx(step / bundle, rel=1e-2)
+    assert stage["ratio"] == pytest.approx(stage["bundle"] / stage["plain_loop"], rel=1e-2)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (8, 12, 8)])
