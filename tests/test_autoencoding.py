@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from copy import copy
 from functools import partial
 
@@ -179,3 +180,18 @@ def test_images_of_one_name_are_refused(tmp_path):
         write_folder(smooth_images(1), tmp_path / "images" / folder)
     with pytest.raises(InputError, match="validation: several images are named image_000"):
         named_items(prepared_images(tmp_path / "images", (32, 32), role="validation"))
+
+
+@pytest.mark.parametrize(("warmup", "is_used"), [(3, True), (4, False)])
+def test_images_too_small_for_the_discriminator_are_told_before_the_warm_up(warmup, is_used):
+    deep = PatchDiscriminator(2, 4, 1, num_layers_d=4, norm="INSTANCE")
+    settings = {"discriminator": deep, "discriminator_optimizer": torch.optim.Adam(deep.parameters())}
+    training = trainer(**settings, max_epochs=2, warmup_iterations=warmup)  # two steps in each
+    steps: list[int] = []
+    training.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: steps.append(engine.state.iteration))
+    message = r"discriminator: images of 16x16 are too small for it \(.+\); give it fewer layers"
+
+    with pytest.raises(InputError, match=message) if is_used else nullcontext():
+        training.run()
+
+    assert steps == ([] if is_used else [1, 2, 3, 4])

@@ -126,12 +126,25 @@ class AutoencoderTrainer(Trainer):
         image = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)[0]
         self.state.output = {CommonKeys.IMAGE: image}
         adversarial = self.state.iteration > self.warmup_iterations
+        if self.state.iteration == 1 and self.warmup_iterations < self.state.max_epochs * self.state.epoch_length:
+            self._check_discriminator(image)
         self._train_autoencoder(image, adversarial)
         if adversarial:
             self._train_discriminator(image, self.state.output[CommonKeys.PRED].detach())
         self.grad_scaler.update()
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
+
+    @torch.no_grad()
+    def _check_discriminator(self, image: Tensor) -> None:
+        """Refuse images that are too small for the discriminator before the warm-up, not after it."""
+        try:
+            unwrap(self.discriminator).eval()(image[:1])
+        except (RuntimeError, ValueError) as error:
+            size, reason = "x".join(map(str, image.shape[2:])), str(error).splitlines()[0]
+            raise InputError(
+                f"discriminator: images of {size} are too small for it ({reason}); give it fewer layers"
+            ) from None
 
     def _train_autoencoder(self, image: Tensor, adversarial: bool) -> None:
         output = self.state.output
