@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class DemoSettings:
         late_steps: all of its training steps.
         encoder_steps: training steps of the copy detector.
         seed: of everything random.
+        bundle_keys: keys of all configs of the bundle, laid over `quick.yaml`.
     """
 
     n_training: int = 64
@@ -59,18 +60,21 @@ class DemoSettings:
     late_steps: int = 2000
     encoder_steps: int = 500
     seed: int = 0
+    bundle_keys: Mapping[str, Any] = field(default_factory=dict)
 
 
-# volumes take about ten times as long as images of the same side, so there are fewer of them, and fewer steps
+# volumes take about ten times as long as images of the same side, so they are fewer and smaller; a second halving would
+# leave odd sides of their latents
 VOLUMES = DemoSettings(
-    n_training=48,
+    n_training=24,
     n_validation=240,
     n_synthetic=240,
-    image_size=(32, 32, 32),
-    autoencoder_steps=600,
+    image_size=(24, 24, 24),
+    autoencoder_steps=1200,
     early_steps=300,
-    late_steps=1500,
-    encoder_steps=600,
+    late_steps=3000,
+    encoder_steps=800,
+    bundle_keys={"diffusion_channels": [32, 64], "diffusion_attention": [False, True]},
 )
 
 
@@ -179,6 +183,7 @@ def _run_bundle(name: str, settings: DemoSettings, **overrides: Any) -> None:
             logging_file=False,
             workflow_type="train" if trains else "inference",
             image_size=list(settings.image_size),
+            **settings.bundle_keys,
             **overrides,
         )
         workflow.initialize()
