@@ -300,6 +300,7 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                 "image_size": [64, 64],
                 "channels": 1,
                 "spacing": None,
+                "clip": None,
                 "embedding_size": 128,
                 "widths": [32, 64, 128, 256],
                 "halvings": 3,
