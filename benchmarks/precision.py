@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from overhead import TINY, commit, machine
+from overhead import commit, machine
 from torch import Tensor, nn
-from training_rates import BATCH, CASES, SIZES, Case, denoising_step, parse, rounded, seconds, train_step
+from training_rates import BATCH, CASES, SIZES, TINY_CASES, Case, denoising_step, parse, rounded, seconds, train_step
 
 from monai_memorization.detector.embeddings import embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder
@@ -42,11 +42,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     result: Case = {"commit": commit(), "machine": machine(), "threads": torch.get_num_threads(), "seconds": {}}
-    tiny = {"tiny": {"bundle": "latent_diffusion_2d", "recipe": ["quick.yaml"], "common": TINY}}
     for name, size in {"16x16": (16, 16)}.items() if options.tiny else SIZES.items():
         result["seconds"][f"encoder, {name}"] = times_of_encoder(size, 4 if options.tiny else BATCH)
         write_text(options.output, json.dumps(result, indent=1) + "\n")
-    for name, case in tiny.items() if options.tiny else CASES.items():
+    for name, case in TINY_CASES.items() if options.tiny else CASES.items():
         result["seconds"][name] = times_of_latent_diffusion(case)
         write_text(options.output, json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

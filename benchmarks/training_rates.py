@@ -70,6 +70,7 @@ CASES: dict[str, Case] = {
         "common": {"image_size": [32, 48, 32], "diffusion_batch_size": 4},
     },
 }
+TINY_CASES: dict[str, Case] = {"tiny": {"bundle": "latent_diffusion_2d", "recipe": ["quick.yaml"], "common": TINY}}
 
 
 class StepClock:
@@ -97,8 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, size in {"16x16": (16, 16)}.items() if options.tiny else SIZES.items():
         result["views"][name] = rates_of_views(size, 4 if options.tiny else BATCH)
         write_text(options.output, json.dumps(result, indent=1) + "\n")
-    tiny = {"tiny": {"bundle": "latent_diffusion_2d", "recipe": ["quick.yaml"], "common": TINY}}
-    for name, case in tiny.items() if options.tiny else CASES.items():
+    for name, case in TINY_CASES.items() if options.tiny else CASES.items():
         source = options.volumes if "3d" in case["bundle"] else options.films
         with tempfile.TemporaryDirectory() as folder:
             n_steps = 6 if options.tiny else 30
@@ -178,7 +178,7 @@ def rates_of_latents(case: Case, source: Path, folder: Path, n_steps: int) -> Ca
     # values do not change how long it takes
     weights = folder / "autoencoder.pt"
     torch.save(parse("train_autoencoder", case)("autoencoder_def").state_dict(), weights)
-    given = {"training": choose_films(source, folder), "autoencoder_weights": str(weights), "seed": 0}
+    given = {"training": write_training_list(source, folder), "autoencoder_weights": str(weights), "seed": 0}
     in_bundle = step_of_bundle("train_diffusion", case, folder, **given | {"diffusion_steps": n_steps})
 
     parser = parse("train_diffusion", case | {"common": case.get("common", {}) | given})
@@ -199,7 +199,7 @@ def rates_of_latents(case: Case, source: Path, folder: Path, n_steps: int) -> Ca
 
 def times_of_autoencoder(case: Case, source: Path, folder: Path, n_steps: int) -> Case:
     """Seconds of a step of the autoencoder in the bundle and in a plain loop, both with the discriminator."""
-    given = {"training": choose_films(source, folder), "seed": 0, "adversarial_warmup": 0}
+    given = {"training": write_training_list(source, folder), "seed": 0, "adversarial_warmup": 0}
     in_bundle = step_of_bundle("train_autoencoder", case, folder, **given | {"autoencoder_steps": n_steps})
     parser = parse("train_autoencoder", case | {"common": case.get("common", {}) | given})
     autoencoder, discriminator = parser("autoencoder_def"), parser("discriminator_def")
@@ -244,7 +244,7 @@ def adversarial_step(
     optimizers[1].step()
 
 
-def choose_films(source: Path, folder: Path) -> str:
+def write_training_list(source: Path, folder: Path) -> str:
     """Write the list of the images that are trained on, and return where it is."""
     images = choose_training(read_image_set(source, "training"), N_TRAINING, 0)
     write_image_set(images, folder / "training.csv")

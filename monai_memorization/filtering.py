@@ -16,7 +16,7 @@ import pandas as pd
 from monai_memorization.detector.embeddings import digest
 from monai_memorization.errors import InputError
 from monai_memorization.files import new_folder, write_text
-from monai_memorization.images.preparation import preparation_of
+from monai_memorization.images.preparation import recorded_preparation
 from monai_memorization.images.prepared import Notes, prepared_batches
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.reporting.reading import read_report
@@ -148,9 +148,7 @@ def _link(path: Path, target: Path) -> None:
 
 def _are_the_audited(images: ImageSet, report: dict[str, Any]) -> bool:
     """Tell whether the images still have the contents that the report has the hash of."""
-    settings = report["encoder"]
-    size, channels = settings["image_size"], settings["channels"]
-    preparation = preparation_of(size, channels, settings.get("spacing"), clip=settings.get("clip"))
+    preparation = recorded_preparation(report["encoder"])
     digests: list[str] = []
     for _, batch in prepared_batches(images, preparation, skip_unreadable=True, notes=Notes()):
         digests += map(digest, batch)

@@ -195,3 +195,4 @@ def test_images_too_small_for_the_discriminator_are_told_before_the_warm_up(warm
         training.run()
 
     assert steps == ([] if is_used else [1, 2, 3, 4])
+    assert deep.training

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_bytes, write_text
-from monai_memorization.images.preparation import Preparation, preparation_of
+from monai_memorization.images.preparation import Preparation, recorded_preparation
 from monai_memorization.version import __version__
 
 WIDTHS = (16, 32, 64, 128, 128)
@@ -92,10 +92,7 @@ class ContrastiveEncoder(nn.Module):
     @property
     def preparation(self) -> Preparation:
         """How images are prepared for this encoder."""
-        image_size, channels, spacing, clip = (
-            self.settings[name] for name in ("image_size", "channels", "spacing", "clip")
-        )
-        return preparation_of(image_size, channels, spacing, clip=clip)
+        return recorded_preparation(self.settings)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings, (B, D), of images (B, C, *image_size) in [0, 1]."""

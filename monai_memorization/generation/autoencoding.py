@@ -14,6 +14,7 @@ from monai.engines import Trainer
 from monai.engines.utils import IterationEvents, default_prepare_batch
 from monai.inferers import Inferer, SimpleInferer
 from monai.losses import PatchAdversarialLoss
+from monai.networks.utils import eval_mode
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -135,11 +136,12 @@ class AutoencoderTrainer(Trainer):
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
 
-    @torch.no_grad()
     def _check_discriminator(self, image: Tensor) -> None:
         """Refuse images that are too small for the discriminator before the warm-up, not after it."""
+        discriminator = unwrap(self.discriminator)
         try:
-            unwrap(self.discriminator).eval()(image[:1])
+            with eval_mode(discriminator):
+                discriminator(image[:1])
         except (RuntimeError, ValueError) as error:
             size, reason = "x".join(map(str, image.shape[2:])), str(error).splitlines()[0]
             raise InputError(

@@ -157,6 +157,12 @@ def preparation_of(
     )
 
 
+def recorded_preparation(settings: Mapping[str, Any]) -> Preparation:
+    """Return the preparation that the settings of an encoder, or of the report of an audit with it, record."""
+    size, channels = settings["image_size"], settings["channels"]
+    return preparation_of(size, channels, settings.get("spacing"), clip=settings.get("clip"))
+
+
 def as_range(values: Sequence[float] | None, name: str, meaning: str) -> tuple[float, float] | None:
     """Return a range of intensities; None if there is none.
 
