@@ -124,7 +124,7 @@ def measure(
             n_near_identical=int((identical >= 0).sum()),
             seed=seed,
         )
-        paper = measure_paper_protocol(training.vectors, validation.vectors, synthetic.vectors, seed=seed)
+        paper = measure_paper_protocol(*_compared(training, validation, synthetic), seed=seed)
         controls = _controls(training, validation, calibration, synthetic, seed)
     verdict = decide(
         n_fdr_list=calibrated.fdr.n_copies,
@@ -217,7 +217,7 @@ def _controls(
     gap = gap_auc(calibration.vectors, synthetic.vectors, calibration.images.patient_ids, seed)
     shares: tuple[float | None, float | None] = (None, None)
     if len(set(patients)) > 1:
-        shares = nearest_in_training(training.vectors, validation.vectors, synthetic.vectors, patients, seed)
+        shares = nearest_in_training(*_compared(training, validation, synthetic), patients, seed)
     return {
         "gap_auc": gap.auc,
         "gap_auc_ci": gap.ci,
@@ -226,6 +226,12 @@ def _controls(
         "nearest_in_training": shares[0],
         "nearest_in_training_real": shares[1],
     }
+
+
+def _compared(training: Embeddings, validation: Embeddings, synthetic: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the embeddings of the three sets on the device where they are compared."""
+    vectors = training.vectors, validation.vectors, synthetic.vectors
+    return tuple(v.to(training.device) for v in vectors)  # type: ignore[return-value]
 
 
 def _accumulation(

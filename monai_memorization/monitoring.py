@@ -45,7 +45,8 @@ def measure_monitored(
     calibrated = measure_calibrated(
         flags, validation_score, match, training.images.patient_ids, strata, alpha=alpha, q=q, seed=seed
     )
-    paper = measure_paper_protocol(training.vectors, validation.vectors, vectors, seed=seed)
+    compared = [of_set.to(training.device) for of_set in (training.vectors, validation.vectors, vectors)]
+    paper = measure_paper_protocol(*compared, seed=seed)
     return {
         "n_copies": calibrated.n_copies,
         "copy_rate": calibrated.copy_rate,

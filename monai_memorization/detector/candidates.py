@@ -20,7 +20,11 @@ _MAX_ELEMENTS = 1 << 24
 
 
 def nearest_patients(
-    vectors: Tensor, training_vectors: Tensor, patient_ids: Sequence[str], k: int = N_CANDIDATES
+    vectors: Tensor,
+    training_vectors: Tensor,
+    patient_ids: Sequence[str],
+    k: int = N_CANDIDATES,
+    device: str | torch.device = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Find the nearest training image of each of the k nearest patients.
 
@@ -33,6 +37,7 @@ def nearest_patients(
         training_vectors: the same of the training set, (n_T, D).
         patient_ids: whose each training image is, n_T.
         k: how many patients.
+        device: where to search.
 
     Returns:
         Correlations, largest first, float32 (N, k), 0 where there is no further patient, and positions in the
@@ -41,10 +46,10 @@ def nearest_patients(
     patients = number_patients(patient_ids)
     reference = standardize(training_vectors)
     similarity, index = vectors.new_zeros(len(vectors), k), torch.full((len(vectors), k), -1)
-    most = min(len(reference), MOST_NEIGHBOURS)
+    most, searched = min(len(reference), MOST_NEIGHBOURS), training_vectors.to(device)
     rows, n = torch.arange(len(vectors)), min(k, most)
     while len(rows) > 0:
-        values, neighbours = nearest(vectors[rows], training_vectors, n)
+        values, neighbours = (found.cpu() for found in nearest(vectors[rows].to(device), searched, n))
         columns = _take(neighbours, reference, patients, k)
         found = columns >= 0
         similarity[rows] = values.gather(1, columns.clamp_min(0)).where(found, 0)

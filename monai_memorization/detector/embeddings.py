@@ -44,6 +44,7 @@ class Embeddings:
         digests: hash of each prepared image; equal for equal images, whatever their file.
         unreadable: messages on images that were left out.
         n_scaled: number of images that had another size than the encoder's.
+        device: where the encoder ran, and where the set is compared with others; what is kept is on the CPU.
     """
 
     images: ImageSet
@@ -53,6 +54,7 @@ class Embeddings:
     digests: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
     n_scaled: int = 0
+    device: str = "cpu"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,7 +88,7 @@ def embed(
         images: the set.
         batch_size: images in a batch.
         workers: processes that read; None chooses.
-        device: where the encoder runs; it stays there.
+        device: where the encoder runs, and stays, and where the embeddings are to be compared.
         skip_unreadable: leave out images that cannot be read instead of raising.
         cache_dir: folder that takes what is kept of every ``SHARD_BATCHES`` batches, and gives what it has of the same
             images; see :mod:`monai_memorization.detector.shards`. None keeps nothing.
@@ -121,6 +123,7 @@ def embed(
         tuple(row.numpy().tobytes().hex() for shard in shards for row in shard.digests),
         unreadable,
         sum(shard.n_scaled for shard in shards),
+        str(device),
     )
 
 

@@ -94,10 +94,10 @@ def _candidates(query: Embeddings, reference: Embeddings, preparation: Preparati
     dimension = len(preparation.image_size)
     grid = [len(query), preparation.channels] + [min(THUMBNAIL_SIDES[dimension], n) for n in preparation.image_size]
     thumbnails = query.thumbnails.view(grid)
-    k = min(k, len(reference))
+    k, searched = min(k, len(reference)), spread_out(reference.thumbnails, FAINT).to(reference.device)
     for flip in flips(dimension):
-        flipped = thumbnails.flip(flip).flatten(1)
-        similarity, index = nearest(spread_out(flipped, FAINT), spread_out(reference.thumbnails, FAINT), k)
+        flipped = spread_out(thumbnails.flip(flip).flatten(1), FAINT).to(reference.device)
+        similarity, index = (found.cpu() for found in nearest(flipped, searched, k))
         for row, column in (similarity >= THUMBNAIL_CORRELATION).nonzero().tolist():
             yield _Candidate(row, int(index[row, column]), flip)
 

@@ -24,7 +24,11 @@ FAINT = 1e-3
 
 
 def regional_excess(
-    structure: Tensor, training_structure: Tensor, patient_ids: Sequence[str], k: int
+    structure: Tensor,
+    training_structure: Tensor,
+    patient_ids: Sequence[str],
+    k: int,
+    device: str | torch.device = "cpu",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return how far the training image that one window is most like stands out from those of other patients.
 
@@ -33,6 +37,7 @@ def regional_excess(
         training_structure: fine structure of the training set, (n_T, C, *sides).
         patient_ids: whose each training image is, n_T.
         k: number of candidates of each window.
+        device: where to search.
 
     Returns:
         The largest excess over the windows, at least 0, in Fisher's z, float64 (N,); the position of its training
@@ -46,7 +51,7 @@ def regional_excess(
         shown = own.square().mean(dim=1) > EMPTY * whole
         value, index = whole.new_zeros(len(own), dtype=torch.float64), torch.zeros(len(own), dtype=torch.int64)
         own, of_training = (spread_out(values, FAINT) for values in (own[shown], of_training))
-        similarity, candidates = nearest_patients(own, of_training, patient_ids, k)
+        similarity, candidates = nearest_patients(own, of_training, patient_ids, k, device)
         value[shown], index[shown] = excess(fisher_z(similarity), candidates)
         excesses.append(value)
         indices.append(index)

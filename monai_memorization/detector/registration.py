@@ -71,7 +71,7 @@ def _best_of_grid(query: Tensor, candidates: Tensor) -> Tensor:
     query = _shrink(query, COARSE_SIDES[d])
     candidates = _unit(_shrink(candidates.flatten(0, 1), COARSE_SIDES[d]))
     sides = query.shape[2:]
-    turns, flips = _turns(d, sides), list(product((False, True), repeat=d))
+    turns, flips = _turns(d, sides).to(query), list(product((False, True), repeat=d))
     # query(v) = candidate(flip turn v + t)  <=>  query(inverse turn, flip u) = candidate(u + t)
     inverse = F.pad(torch.linalg.inv(turns), (0, 1))
     turned = _unit(_warp(query.repeat_interleave(len(turns), dim=0), inverse.repeat(n, 1, 1)))
@@ -81,7 +81,7 @@ def _best_of_grid(query: Tensor, candidates: Tensor) -> Tensor:
     best = values.unflatten(2, (k, len(shifts))).transpose(1, 2).flatten(2).argmax(dim=2)
     signs = 1.0 - 2.0 * torch.tensor(flips).flip(1).to(turns)
     linear = (turns[:, None] * signs[None, :, :, None]).flatten(0, 1)[best // len(shifts)]
-    offset = (2 * shifts / torch.tensor(sides)).flip(1)[best % len(shifts)]
+    offset = (2 * shifts / torch.tensor(sides).to(shifts)).flip(1)[best % len(shifts)]
     return torch.cat([linear, offset[..., None]], dim=3)
 
 

@@ -42,6 +42,7 @@ def copy_scores(
     training_structure: Tensor,
     patient_ids: Sequence[str],
     k: int = N_CANDIDATES,
+    device: str | torch.device = "cpu",
 ) -> Scores:
     """Score images by how far the best of their candidates stands out from the others.
 
@@ -59,22 +60,23 @@ def copy_scores(
         training_structure: fine structure of the training set, (n_T, C, *sides).
         patient_ids: whose each training image is, n_T.
         k: number of candidates; fewer where the training set has fewer patients.
+        device: where to search and register; what goes in and comes out is on the CPU.
 
     Returns:
         Score, match and window of each image.
     """
-    similarity, index = nearest_patients(vectors, training_vectors, patient_ids, k)
+    similarity, index = nearest_patients(vectors, training_vectors, patient_ids, k, device)
     ranks = current_ranks()
     # whole batches are divided, as the last bits can depend on the batch
     own = ranks.rows(len(structure), BATCH_SIZE)
     parts = [
-        agreement(structure[batch].float(), training_structure[index[batch].clamp_min(0)].float())
+        _agreement_on(device, structure[batch], training_structure[index[batch].clamp_min(0)])
         for batch in torch.arange(own.start, own.stop).split(BATCH_SIZE)
         if len(batch) > 0
     ]
     (agreements,) = ranks.gather_rows(torch.cat([similarity[:0], *parts]))
     whole, match = excess((fisher_z(similarity) + fisher_z(agreements)) / 2, index)
-    part, part_match, window = regional_excess(structure, training_structure, patient_ids, k)
+    part, part_match, window = regional_excess(structure, training_structure, patient_ids, k, device)
     partial = REGIONAL_WEIGHT * part > whole
     score = torch.maximum(whole, REGIONAL_WEIGHT * part).tanh().float()
     return Scores(score, part_match.where(partial, match), window.where(partial, -1))
@@ -94,4 +96,9 @@ def score_prepared(
 
 def score_vectors(vectors: Tensor, structure: Tensor, training: Embeddings) -> Scores:
     """Return the scores of embeddings and fine structure, as :func:`copy_scores`."""
-    return copy_scores(vectors, structure, training.vectors, training.structure, training.images.patient_ids)
+    patient_ids = training.images.patient_ids
+    return copy_scores(vectors, structure, training.vectors, training.structure, patient_ids, device=training.device)
+
+
+def _agreement_on(device: str | torch.device, query: Tensor, candidates: Tensor) -> Tensor:
+    return agreement(query.to(device).float(), candidates.to(device).float()).cpu()
