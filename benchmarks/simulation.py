@@ -37,8 +37,8 @@ from monai_memorization.statistics.difference import FlaggedSet, copy_rate_diffe
 from monai_memorization.statistics.gap import gap_auc
 from monai_memorization.statistics.paper_protocol import measure_paper_protocol
 from monai_memorization.statistics.rates import copy_rate_interval, false_alarm_rate_interval, mean_alpha_attained
+from monai_memorization.statistics.residual import noticeable_rate
 from monai_memorization.statistics.strata import flag, stratify
-from monai_memorization.statistics.verdict import noticeable_rate
 
 ALPHA, Q = 0.05, 0.05
 N_TRAINING, SIZE = 200, 16
@@ -177,7 +177,7 @@ def audit(cell: Cell, generator: Generator) -> dict[str, float]:
     of_honest = nearest(synthetic[n_copies:, :SIZE], training[:, :SIZE])[0].double()
     paper_false = int((of_honest > paper.tau).sum()) / max(1, paper.n_copies)
 
-    noticeable = noticeable_rate(found.copy_rate_ci, recall, found.alpha_attained - found.flagged_rate)
+    noticeable = noticeable_rate(found.n_copies, cell.n_synthetic, ALPHA, strata, (recall, N_TRAINING))
     share, memorized = n_copies / cell.n_synthetic, len(source.unique())
     honest, rank = flags.copy_candidate[n_copies:], found.alpha_attained * (cell.n_patients + 1)
     low, high = betabinom.interval(0.95, len(honest), rank, cell.n_patients + 1 - rank)

@@ -17,6 +17,7 @@ from monai_memorization.detector.leaks import find_leaks, refuse_identical, refu
 from monai_memorization.detector.regions import place
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable, written_together
+from monai_memorization.filtering import was_filtered
 from monai_memorization.findings import Findings, measure, timed
 from monai_memorization.images.preparation import choose_preparation, enlarged
 from monai_memorization.images.prepared import prepared_batches
@@ -110,6 +111,7 @@ def audit(
     settings: dict[str, Any] = {"alpha": alpha, "q": q, "seed": seed, "device": choose_device(device)}
     settings |= {"skip_unreadable": skip_unreadable, "reconstructed": reconstructed_validation is not None}
     settings |= {"monitored_left_out": monitoring is not None, "n_plants": n_plants}
+    settings |= {"filtered": was_filtered(synthetic)}
     output, seconds = Path(output_dir), dict[str, float]()
     for name in ("alpha", "q"):
         as_fraction(settings[name], name)

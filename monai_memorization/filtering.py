@@ -25,6 +25,7 @@ from monai_memorization.reporting.report import hash_images
 Suspicion = Literal["candidates", "fdr"]
 _COLUMNS: dict[Suspicion, str] = {"candidates": "copy_candidate", "fdr": "in_fdr_list"}
 DATA_LIST = "synthetic.json"
+MARK = "filtered"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def filter_synthetic(
             f"{audit_dir}: all {len(images)} images are suspected, so nothing is left; train the generator anew, "
             "docs/copies_found.md says how"
         )
-    write_data_list(images.subset(kept), Path(output_dir))
+    write_data_list(images.subset(kept), Path(output_dir), filtered=True)
     return Filtered(Path(output_dir) / DATA_LIST, len(kept), len(images) - len(kept), len(listed) - len(images))
 
 
@@ -112,10 +113,37 @@ def read_suspected(
     return audited, suspected
 
 
-def write_data_list(images: ImageSet, folder: Path) -> None:
+def was_filtered(source: str | Path) -> bool:
+    """Tell whether a set is what a filter left, by the mark in its data list, which lies beside or above its images.
+
+    No planted copy stands for the copies in it: the filter took out those that are like planted ones.
+    """
+    source = Path(source)
+    if source.is_file():
+        return _is_marked(source)
+    # a folder may be that of the list or images/ in it, with a pattern behind either
+    return any(_is_marked(place / DATA_LIST) for place in (source, *list(source.absolute().parents)[:2]))
+
+
+def _is_marked(path: Path) -> bool:
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError, RecursionError):
+        return False  # whoever reads the set says what is wrong
+    return isinstance(content, dict) and content.get(MARK) is True
+
+
+def write_data_list(images: ImageSet, folder: Path, filtered: bool = False) -> None:
     """Write a set to a new folder: links to its files under images/, and a MONAI data list of them.
 
     Names are those of the files, with the folders that they do not all have in common.
+
+    Args:
+        images: the set.
+        folder: a new or empty folder.
+        filtered: whether a filter left them, for :func:`was_filtered`.
 
     Raises:
         InputError: if the folder is not new or empty, or cannot be written.
@@ -130,7 +158,8 @@ def write_data_list(images: ImageSet, folder: Path) -> None:
     with new_folder(folder) as unfinished:
         for path, name in zip(images.paths, names, strict=True):
             _link(path, unfinished / name)
-        write_text(unfinished / DATA_LIST, json.dumps({"synthetic": items}, indent=2) + "\n")
+        content = ({MARK: True} if filtered else {}) | {"synthetic": items}
+        write_text(unfinished / DATA_LIST, json.dumps(content, indent=2) + "\n")
 
 
 def _link(path: Path, target: Path) -> None:

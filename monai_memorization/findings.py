@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +30,13 @@ from monai_memorization.statistics.power import (
     PowerSummary,
     Recall,
     choose_plants,
+    choose_plants_within,
     measure_power,
     measure_reconstructions,
     summarize_power,
 )
 from monai_memorization.statistics.rates import accumulation_curve
+from monai_memorization.statistics.residual import noticeable_rate
 from monai_memorization.statistics.strata import Flags, Stratum, flag, stratify
 from monai_memorization.statistics.verdict import Verdict, decide
 
@@ -90,7 +92,7 @@ def measure(
         encoder: the detector, for the power test.
         embedded: "training", "validation", "synthetic" and where given "reconstructed_validation" and
             "reconstructed_training".
-        settings: alpha, q, seed, device, n_plants.
+        settings: alpha, q, seed, device, n_plants, reconstructed, filtered.
         seconds: takes the time of each stage.
 
     Returns:
@@ -109,7 +111,7 @@ def measure(
     flags = flag(validation_score, score, strata, alpha=alpha, q=q)
     with timed(seconds, "power"):
         thresholds = {s.label: threshold(validation_score[s.validation], alpha, s.n_patients) for s in strata}
-        recalls = _measure_power(encoder, embedded, thresholds, settings)
+        recalls = _measure_power(encoder, embedded, thresholds, strata, settings)
         power = summarize_power(recalls)
     with timed(seconds, "statistics"):
         calibrated = measure_calibrated(
@@ -126,6 +128,10 @@ def measure(
         )
         paper = measure_paper_protocol(*_compared(training, validation, synthetic), seed=seed)
         controls = _controls(training, validation, calibration, synthetic, seed)
+    noticeable = None
+    if power.working_recall is not None:
+        planted = power.working_recall, power.n_planted
+        noticeable = noticeable_rate(calibrated.n_copies, len(synthetic), alpha, strata, planted, seed)
     verdict = decide(
         n_fdr_list=calibrated.fdr.n_copies,
         copy_rate_ci=calibrated.copy_rate_ci,
@@ -133,8 +139,10 @@ def measure(
         n_patients=min(stratum.n_patients for stratum in strata),
         alpha=alpha,
         recall=power.working_recall,
+        noticeable=noticeable,
         gap_auc=controls["gap_auc"],
         reconstructed=settings["reconstructed"],
+        filtered=settings["filtered"],
         has_patient_ids=training.images.has_patients and calibration.images.has_patients,
     )
     accumulation = _accumulation(match, flags, calibration, validation_score, validation_match, thresholds)
@@ -162,6 +170,7 @@ def _describe(stratum: Stratum, level: float) -> dict[str, Any]:
         "n_images": len(stratum.validation),
         "n_patients": stratum.n_patients,
         "n_synthetic": len(stratum.synthetic),
+        "shares_patients": stratum.shares_patients,
         "threshold": level if level != float("inf") else None,
     }
 
@@ -179,14 +188,14 @@ def _measure_power(
     encoder: ContrastiveEncoder,
     embedded: Mapping[str, Embeddings],
     thresholds: Mapping[str | None, float],
+    strata: Sequence[Stratum],
     settings: Mapping[str, Any],
 ) -> list[Recall]:
     """Plant copies of training images whose label has a threshold."""
     training, seed, device = embedded["training"], settings["seed"], settings["device"]
-    level = own_thresholds(training.images, thresholds)
+    level, n_synthetic = own_thresholds(training.images, thresholds), {s.label: len(s.synthetic) for s in strata}
     recalls = []
-    index = choose_plants(len(training), seed, settings["n_plants"])
-    index = index[~level[index].isnan()]
+    index = choose_plants_within(own_labels(training.images, thresholds), n_synthetic, seed, settings["n_plants"])
     if len(index) > 0:
         images = read_prepared(training.images.subset(index.tolist()), encoder.preparation).pixels.float()
         score = partial(score_prepared, encoder, training=training, device=device)
@@ -196,8 +205,10 @@ def _measure_power(
         recalls = measure_power(score, images, index, level[index], seed=seed, hosts=hosts)
     if (reconstructed := embedded.get("reconstructed_training")) is not None:
         index = torch.tensor(originals(reconstructed.images, training.images))
-        kept = (index >= 0) & ~level[index].isnan()
-        if kept.any():
+        known = (index >= 0).nonzero()[:, 0]
+        labels = own_labels(training.images.subset(index[known].tolist()), thresholds)
+        kept = known[choose_plants_within(labels, n_synthetic, seed, len(known))]
+        if len(kept) > 0:
             scores, match, _ = score_embedded(reconstructed, training)
             recalls.append(measure_reconstructions(scores[kept], match[kept], index[kept], level[index[kept]]))
     return recalls
@@ -205,8 +216,12 @@ def _measure_power(
 
 def own_thresholds(images: ImageSet, thresholds: Mapping[str | None, float]) -> Tensor:
     """Return the threshold of each image, that of its label where there are labels; nan where there is none."""
-    labels = (None,) * len(images) if None in thresholds else images.labels or ("",) * len(images)
-    return torch.tensor([thresholds.get(label, float("nan")) for label in labels])
+    return torch.tensor([thresholds.get(label, float("nan")) for label in own_labels(images, thresholds)])
+
+
+def own_labels(images: ImageSet, thresholds: Mapping[str | None, float]) -> Sequence[str | None]:
+    """Return the label of each image among those of the thresholds; an empty one where the set has none."""
+    return (None,) * len(images) if None in thresholds else images.labels or ("",) * len(images)
 
 
 def _controls(

@@ -15,13 +15,18 @@ from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.detector.scores import score_embedded, score_prepared
 from monai_memorization.errors import InputError
-from monai_memorization.findings import own_thresholds
+from monai_memorization.findings import own_labels, own_thresholds
 from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet
-from monai_memorization.statistics.power import AUTOENCODER, choose_plants, plant
+from monai_memorization.statistics.power import AUTOENCODER, choose_plants_within, plant
 from monai_memorization.statistics.rates import copy_rate_at_power
-from monai_memorization.statistics.residual import rate_at_power_interval, residual_interval, residual_rate
+from monai_memorization.statistics.residual import (
+    noticeable_rate,
+    rate_at_power_interval,
+    residual_interval,
+    residual_rate,
+)
 from monai_memorization.statistics.strata import recorded_strata
 
 
@@ -53,6 +58,7 @@ class Detector:
             self.encoder, training, device=device, skip_unreadable=skip_unreadable, cache_dir=cache_dir
         )
         strata = report["calibrated"]["strata"]
+        self.n_synthetic = {s["label"]: s["n_synthetic"] for s in strata}
         self.thresholds = {s["label"]: math.inf if s["threshold"] is None else s["threshold"] for s in strata}
 
     def flags(self, embedded: Embeddings) -> Tensor:
@@ -135,14 +141,13 @@ def describe_judge(
     n_passed, n_found, n_images = planted_that_pass(filtering, judging, seed, n_plants)
     recall = n_found / n_passed if n_passed else None
     n_flagged, n = calibrated["n_copies"], report["sets"]["synthetic"]["n_images"]
-    strata = recorded_strata(calibrated["strata"])
+    strata, counted = recorded_strata(calibrated["strata"]), (n_flagged, n, calibrated["alpha"])
     return {
         "n_planted_passed": n_passed,
         "recall": recall,
         "copy_rate_at_power": copy_rate_at_power(n_flagged, n, calibrated["alpha_attained"], recall),
-        "copy_rate_at_power_ci": rate_at_power_interval(
-            n_flagged, n, calibrated["alpha"], strata, (recall or 0.0, n_images), seed
-        ),
+        "copy_rate_at_power_ci": rate_at_power_interval(*counted, strata, (recall or 0.0, n_images), seed),
+        "noticeable_rate": noticeable_rate(*counted, strata, (recall or 0.0, n_images), seed),
     }
 
 
@@ -153,9 +158,9 @@ def planted_that_pass(filtering: Detector, judging: Detector, seed: int, n_plant
         How many pass the filter, how many of those the judge finds, and of how many training images they are.
     """
     images = filtering.training.images
-    known = [~own_thresholds(images, detector.thresholds).isnan() for detector in (filtering, judging)]
-    index = choose_plants(len(images), seed, n_plants)
-    index = index[(known[0] & known[1])[index]]
+    labels = own_labels(images, judging.thresholds)
+    # those among what passed are among what was drawn too, so that the filter has a threshold of each
+    index = choose_plants_within(labels, judging.n_synthetic, seed, n_plants)
     if len(index) == 0:
         return 0, 0, 0
     copied = images.subset(index.tolist())

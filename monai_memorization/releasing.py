@@ -29,6 +29,7 @@ from monai_memorization.ranks import several_processes
 from monai_memorization.reporting.pages import write_report_page
 from monai_memorization.reporting.report import write_report
 from monai_memorization.statistics.conformal import as_fraction
+from monai_memorization.statistics.verdict import restate
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def release(
     decision = apply_policy(report, wanted)
     with new_folder(output) as folder:
         if decision.status == "pass":
-            write_data_list(kept, folder)
+            write_data_list(kept, folder, filtered=True)
         write_report(report, folder / "report.json")
         write_report_page(report, folder / "report.html")
     return Release(n_drawn, len(passed), report, decision)
@@ -254,4 +255,6 @@ def _judge(
     judging = Detector(encoders["judge"], training, report, *options, work / "judge" / "embeddings")
     residual = describe_residual(filtered, report["sets"]["synthetic"]["n_images"], common["seed"])
     judge = describe_judge(report, filtering, judging, common["seed"], common["n_plants"])
+    if judge["n_planted_passed"] > 0:  # what is left has passed the filter, as few planted copies have
+        report["verdict"] = restate(report["verdict"], judge["noticeable_rate"])
     return report | {"release": residual | {"judge": judge}}

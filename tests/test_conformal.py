@@ -159,13 +159,17 @@ def test_false_alarm_rate_interval_holds_the_mass_of_the_order_statistic(alpha, 
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("n_patients", [20, 58])
-def test_false_alarm_rate_interval_holds_with_several_images_per_patient(n_patients, correlation):
+# 38 patients with many images have a rank of nearly 2, but where these are alike the level is that of rank 1
+@pytest.mark.parametrize(("n_patients", "n_images"), [(20, 3), (58, 3), (38, 10)])
+def test_false_alarm_rate_interval_holds_with_several_images_per_patient(n_patients, n_images, correlation):
     generator, n_replicates = torch.Generator().manual_seed(7), 400
-    low, high = false_alarm_rate_ci(0.05, n_patients, 3 * n_patients)
+    low, high = false_alarm_rate_ci(0.05, n_patients, n_images * n_patients)
     # a(x) is standard normal, so the rate of each threshold is known
     rates = norm.sf(
-        [threshold(exchangeable(n_patients, 3, correlation, generator), 0.05, n_patients) for _ in range(n_replicates)]
+        [
+            threshold(exchangeable(n_patients, n_images, correlation, generator), 0.05, n_patients)
+            for _ in range(n_replicates)
+        ]
     )
     covered = ((low <= rates) & (rates <= high)).mean()
     assert covered >= 0.93 - 3 * (0.93 * 0.07 / n_replicates) ** 0.5
@@ -227,7 +231,14 @@ def test_strata_count_patients_within_label_and_hold_every_synthetic_image_once(
     strata = stratify(["a", "a", "b", "b", "c"], 4, ["x", "y", "x", "x", "y"], ["y", "x", "y", "y"])
     assert [(s.label, s.n_patients) for s in strata] == [("x", 2), ("y", 2)]
     assert [s.validation.tolist() for s in strata] == [[0, 2, 3], [1, 4]]
+    assert [s.shares_patients for s in strata] == [True, True]  # a
     assert sorted(i for s in strata for i in s.synthetic.tolist()) == [0, 1, 2, 3]
+
+
+def test_labels_with_patients_of_their_own_share_none():
+    # of b, who is in two labels, only one occurs among the synthetic images
+    strata = stratify(["a", "b", "b", "c"], 2, ["x", "y", "z", "y"], ["x", "y"])
+    assert [s.shares_patients for s in strata] == [False, False]
 
 
 def test_label_that_validation_lacks_is_named():

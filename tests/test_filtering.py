@@ -16,7 +16,7 @@ from test_auditing import N, with_patients, write_sets
 from monai_memorization import InputError
 from monai_memorization.auditing import audit
 from monai_memorization.cli import main
-from monai_memorization.filtering import filter_synthetic, write_data_list
+from monai_memorization.filtering import filter_synthetic, was_filtered, write_data_list
 from monai_memorization.images.sets import ImageSet, read_image_set
 
 
@@ -55,6 +55,18 @@ def test_what_is_left_is_everything_that_is_not_suspected(audited, tmp_path, sus
     assert (done.n_kept, done.n_dropped, done.n_unread) == (len(expected), N - len(expected), 0)
     for path in left.paths:
         assert path.read_bytes() == (synthetic / path.name).read_bytes()
+
+
+def test_audit_of_what_a_filter_left_gives_no_clean_verdict(audited, encoder_file, tmp_path):
+    audit_dir, synthetic = audited
+    filter_synthetic(audit_dir, synthetic, tmp_path / "clean")
+    sets = {role: synthetic.parent / role for role in ("training", "validation")}
+
+    for name in ("synthetic.json", "images", "images/*.png", ""):
+        report = audit(**sets, synthetic=tmp_path / "clean" / name, output_dir=tmp_path / "out", encoder=encoder_file)
+        assert report["verdict"]["status"] == "inconclusive"
+        assert "filtered" in report["verdict"]["reasons"], name
+    assert not was_filtered(synthetic)
 
 
 def test_lists_differ_and_near_identical_images_are_on_neither(audited, tmp_path):

@@ -16,6 +16,7 @@ from monai_memorization.statistics.power import (
     Family,
     Recall,
     choose_plants,
+    choose_plants_within,
     measure_power,
     measure_reconstructions,
     summarize_power,
@@ -141,6 +142,24 @@ def test_planted_images_are_chosen_once_each_and_no_more_than_asked():
     assert choose_plants(500, 1).tolist() == choose_plants(500, 1).tolist()
 
 
+def test_plants_have_the_labels_of_the_synthetic_images():
+    labels = ["a"] * 90 + ["b"] * 30
+    index = choose_plants_within(labels, {"a": 100, "b": 300}, seed=0, n=20).tolist()
+    assert len(set(index)) == 20
+    assert sorted(labels[i] for i in index) == ["a"] * 5 + ["b"] * 15
+    # of ten b there are not enough for 200 plants, three quarters of them b
+    few = choose_plants_within(["a"] * 90 + ["b"] * 10, {"a": 100, "b": 300}, seed=0, n=200).tolist()
+    assert sorted(few)[-10:] == list(range(90, 100))
+    assert len(few) == 13
+    # a label that no synthetic image has is not planted, one that no training image has cannot be
+    assert set(choose_plants_within(labels, {"b": 1, "c": 99}, seed=0).tolist()) <= set(range(90, 120))
+    assert choose_plants_within(labels, {"c": 9}, seed=0).tolist() == []
+
+
+def test_without_labels_plants_are_chosen_at_random():
+    assert choose_plants_within([None] * 50, {None: 7}, seed=3).tolist() == choose_plants(50, seed=3).tolist()
+
+
 def test_summary_is_the_means_by_hand():
     summary = summarize_power(
         [
@@ -157,6 +176,7 @@ def test_summary_is_the_means_by_hand():
     assert summary.seen == pytest.approx(0.8)
     assert summary.unseen == pytest.approx(0.7)
     assert summary.working_recall == pytest.approx(0.7)
+    assert summary.n_planted == 32
     assert summary.partial == pytest.approx(0.2)
 
 
@@ -167,7 +187,13 @@ def test_working_recall_is_the_lowest_and_unknown_without_copies():
     assert summarize_power(own).unseen == 0.75
     assert summarize_power(own).working_recall == 0.5
     empty = summarize_power([])
-    assert (empty.seen, empty.unseen, empty.working_recall, empty.partial) == (None, None, None, None)
+    assert (empty.seen, empty.unseen, empty.working_recall, empty.n_planted, empty.partial) == (
+        None,
+        None,
+        None,
+        0,
+        None,
+    )
 
 
 def test_partial_copies_are_put_into_the_hosts():

@@ -8,10 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, threshold
 from monai_memorization.statistics.rates import copy_rate_at_power
-from monai_memorization.statistics.residual import rate_at_power_interval, residual_interval, residual_rate
+from monai_memorization.statistics.residual import (
+    noticeable_rate,
+    rate_at_power_interval,
+    residual_interval,
+    residual_rate,
+)
 from monai_memorization.statistics.strata import stratify
 
 ALPHA = 0.05
@@ -119,3 +125,37 @@ def test_interval_of_the_judge_holds_the_truth():
         interval = rate_at_power_interval(flagged, 900, ALPHA, one_stratum(100, 900), (recall, 60))
         held.append(interval[0] <= 1 / 3 <= interval[1])
     assert np.mean(held) >= 0.9
+
+
+@given(st.integers(0, 200), st.floats(0.2, 1), st.integers(1, 300))
+@settings(deadline=None, max_examples=20)
+def test_noticeable_rate_falls_with_the_recall_and_is_a_rate(n_flagged, recall, n_planted):
+    counted = n_flagged, 200, ALPHA, one_stratum(100, 200)
+    rate, of_half = (noticeable_rate(*counted, (share, n_planted)) for share in (recall, recall / 2))
+    assert 0 <= rate <= of_half <= 1
+
+
+def test_flags_fewer_than_chance_never_promise_to_notice_every_copy():
+    none_flagged = noticeable_rate(0, 1000, ALPHA, one_stratum(1000, 1000), (0.8, 10_000))
+    # 5 % copies of which 80 % are found would make up for the honest images that are not flagged
+    assert none_flagged > 0.05 / 0.8 - 0.02
+    assert noticeable_rate(0, 10, ALPHA, one_stratum(10, 10), (0.8, 100)) == 1  # no image can be flagged
+
+
+@pytest.mark.parametrize("recall", [0.6, 0.7, 0.9])
+def test_share_of_copies_lies_below_the_noticeable_rate_with_few_planted_images(recall):
+    """Sixteen training images are planted in twenty ways, and copies of one image are alike."""
+    rng, n_patients, n_synthetic, share, below = np.random.default_rng(0), 400, 1000, 0.15, []
+    shift = float(norm.ppf(1 - ALPHA) - norm.ppf(1 - recall))
+    for _ in range(300):
+        validation = torch.tensor(rng.normal(size=n_patients))
+        level = threshold(validation, ALPHA)
+        of_image = rng.normal(size=(16, 1))
+        plants = shift + 0.8**0.5 * of_image + 0.2**0.5 * rng.normal(size=(16, 20))
+        copies, honest = shift + rng.normal(size=round(share * n_synthetic)), rng.normal(size=round(0.85 * n_synthetic))
+        n_flagged = int((copies > level).sum() + (honest > level).sum())
+        planted = float((plants > level).mean()), 16
+        below.append(
+            share <= noticeable_rate(n_flagged, n_synthetic, ALPHA, one_stratum(n_patients, n_synthetic), planted)
+        )
+    assert np.mean(below) >= 0.95

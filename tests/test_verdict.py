@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from monai_memorization.statistics.verdict import Verdict, decide, noticeable_rate
+from monai_memorization.statistics.verdict import Verdict, decide, restate
 
 CLEAN = {
     "n_fdr_list": 0,
@@ -14,14 +14,16 @@ CLEAN = {
     "n_patients": 60,
     "alpha": 0.05,
     "recall": 0.9,
+    "noticeable": 0.04,
     "gap_auc": 0.6,
     "reconstructed": False,
+    "filtered": False,
     "has_patient_ids": True,
 }
 
 
 def test_clean_audit_with_power_finds_no_copies():
-    assert decide(**CLEAN) == Verdict("no_copies_found", ())
+    assert decide(**CLEAN) == Verdict("no_copies_found", (), 0.04)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def test_clean_audit_with_power_finds_no_copies():
     ],
 )
 def test_each_sign_of_a_copy_suffices(change, reason):
-    assert decide(**CLEAN | change) == Verdict("copies_found", (reason,))
+    assert decide(**CLEAN | change) == Verdict("copies_found", (reason,), 0.04)
 
 
 @pytest.mark.parametrize(
@@ -45,10 +47,13 @@ def test_each_sign_of_a_copy_suffices(change, reason):
         ({"recall": None}, "low_power"),
         ({"gap_auc": 0.901}, "synthetic_differs"),
         ({"gap_auc": None}, "gap_not_measured"),
+        ({"filtered": True}, "filtered"),
+        ({"noticeable": 1.0}, "nothing_noticeable"),
     ],
 )
 def test_each_doubt_makes_the_audit_inconclusive(change, reason):
-    assert decide(**CLEAN | change) == Verdict("inconclusive", (reason,))
+    verdict = decide(**CLEAN | change)
+    assert (verdict.status, verdict.reasons) == ("inconclusive", (reason,))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,7 @@ def test_each_doubt_makes_the_audit_inconclusive(change, reason):
         {"n_patients": 19},
         {"n_patients": 99, "alpha": 0.01},
         {"recall": 0.8},
+        {"noticeable": 0.999},
         {"gap_auc": 0.9},
         {"gap_auc": 0.99, "reconstructed": True},
         {"gap_auc": None, "reconstructed": True},
@@ -69,7 +75,7 @@ def test_the_limits_themselves_pass(change):
 def test_missing_patient_ids_are_said_whatever_the_status():
     for change in ({}, {"n_fdr_list": 3}, {"recall": 0.1}):
         with_ids, without = decide(**CLEAN | change), decide(**CLEAN | change | {"has_patient_ids": False})
-        assert without == Verdict(with_ids.status, (*with_ids.reasons, "no_patient_ids"))
+        assert without == Verdict(with_ids.status, (*with_ids.reasons, "no_patient_ids"), 0.04)
 
 
 def test_every_combination_follows_the_rule():
@@ -95,12 +101,14 @@ def test_every_combination_follows_the_rule():
         assert bool(verdict.reasons) == (verdict.status != "no_copies_found")
 
 
-def test_noticeable_rate_is_the_upper_end_over_recall():
-    assert noticeable_rate((0.0, 0.04), 0.8) == pytest.approx(0.05)
-    assert noticeable_rate((0.0, 0.9), 0.5) == 1.0
-    assert noticeable_rate((0.0, 0.04), 0.0) == 1.0
-
-
-def test_flags_fewer_than_chance_never_promise_to_notice_every_copy():
-    assert noticeable_rate((0.0, 0.0), 0.8, deficit=0.04) == pytest.approx(0.05)
-    assert noticeable_rate((0.0, 0.04), 0.8, deficit=-0.3) == noticeable_rate((0.0, 0.04), 0.8)
+@pytest.mark.parametrize(
+    ("status", "noticeable", "restated"),
+    [
+        ("no_copies_found", 0.2, ("no_copies_found", ["no_patient_ids"])),
+        ("no_copies_found", 1.0, ("inconclusive", ["nothing_noticeable", "no_patient_ids"])),
+        ("copies_found", 1.0, ("copies_found", ["no_patient_ids"])),
+    ],
+)
+def test_verdict_is_restated_where_less_would_have_been_noticed(status, noticeable, restated):
+    verdict = restate({"status": status, "reasons": ["no_patient_ids"], "noticeable_rate": 0.04}, noticeable)
+    assert verdict == {"status": restated[0], "reasons": restated[1], "noticeable_rate": noticeable}

@@ -107,6 +107,23 @@ def _gap_not_measured(report: Mapping[str, Any]) -> Reason:
     )
 
 
+def _filtered(_: Mapping[str, Any]) -> Reason:
+    return Reason(
+        "The set is what a filter left. The copies in it are those that the filter overlooked, and how well planted "
+        "copies are found says nothing about those.",
+        "Audit the set as it was drawn, or have `monai-memorization release` draw, filter and judge: it measures how "
+        "many copies of the kind that passes are found.",
+    )
+
+
+def _nothing_noticeable(report: Mapping[str, Any]) -> Reason:
+    n = count(report["sets"]["synthetic"]["n_images"])
+    return Reason(
+        f"Whatever share of the {n} synthetic images were copies, this audit could have overlooked it.",
+        "Give more synthetic images, more validation patients or a better encoder, whichever is short.",
+    )
+
+
 def _no_patient_ids(report: Mapping[str, Any]) -> Reason:
     unknown = [role for role in ("training", "validation") if not report["sets"][role].get("patients_known")]
     optimistic = (
@@ -129,5 +146,7 @@ _REASONS = {
     "low_power": _low_power,
     "synthetic_differs": _synthetic_differs,
     "gap_not_measured": _gap_not_measured,
+    "filtered": _filtered,
+    "nothing_noticeable": _nothing_noticeable,
     "no_patient_ids": _no_patient_ids,
 }

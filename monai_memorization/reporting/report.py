@@ -27,7 +27,6 @@ from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 from monai_memorization.findings import Findings
 from monai_memorization.statistics.strata import Flags
-from monai_memorization.statistics.verdict import noticeable_rate
 
 SCHEMA_VERSION = 1
 N_BINS = 40
@@ -56,16 +55,13 @@ def compose_report(
     Returns:
         A dict of plain values; what is not known is None.
     """
-    recall = findings.power.working_recall
     calibrated = asdict(findings.calibrated) | {"near_identical_threshold": CORRELATION, "strata": findings.strata}
     calibrated["n_partial"] = int((findings.flags.copy_candidate & (findings.window >= 0)).sum())
     if not embedded["training"].images.has_patients:
         calibrated |= {"n_mem_patients": None, "n_mem_patients_expected_false": None, "mem_patients_rate": None}
-    deficit = findings.calibrated.alpha_attained - findings.calibrated.flagged_rate
-    noticeable = None if recall is None else noticeable_rate(findings.calibrated.copy_rate_ci, recall, deficit)
     return {
         "schema_version": SCHEMA_VERSION,
-        "verdict": asdict(findings.verdict) | {"noticeable_rate": noticeable},
+        "verdict": asdict(findings.verdict),
         "sets": {role: describe_set(embeddings) for role, embeddings in embedded.items()}
         | {"leaks": describe_leaks(leaks, embedded["training"], embedded["validation"])},
         "calibrated": calibrated,

@@ -9,6 +9,7 @@ fraction that was written, so that 0.05 of 60 is 3.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import torch
@@ -181,7 +182,8 @@ def false_alarm_rate_ci(
     """Central interval of the false-alarm rate that the validation set at hand gives: Beta(k, P + 1 - k).
 
     With several images per patient the truth lies between the two distributions of `false_alarm_shapes`; the interval
-    holds the ends of both, and is wider than needed.
+    holds the ends of both, and is wider than needed. Where a patient's images are wholly alike the level is that of a
+    whole rank, so the lower end is that of r rounded down too.
 
     Args:
         alpha: level in (0, 1).
@@ -195,7 +197,9 @@ def false_alarm_rate_ci(
     shapes = false_alarm_shapes(alpha, n_patients, n_validation)
     if shapes is None:
         return 0.0, 0.0
-    low, high = zip(*(beta.ppf([(1 - level) / 2, (1 + level) / 2], *shape) for shape in shapes), strict=True)
+    whole = math.floor(shapes[0][0])
+    all_shapes = (*shapes, (whole, n_patients + 1 - whole))
+    low, high = zip(*(beta.ppf([(1 - level) / 2, (1 + level) / 2], *shape) for shape in all_shapes), strict=True)
     return float(min(low)), float(max(high))
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -71,12 +71,14 @@ class PowerSummary:
         unseen: over families that it has not.
         working_recall: the lowest of both and of the recall on the generator's own reconstructions, where these are
             given; on it the verdict rests.
+        n_planted: training images behind it.
         partial: over partial copies, which stay out of the verdict.
     """
 
     seen: float | None
     unseen: float | None
     working_recall: float | None
+    n_planted: int
     partial: float | None
 
 
@@ -117,6 +119,31 @@ FAMILIES = (
 def choose_plants(n_training: int, seed: int, n: int = N_PLANTS) -> Tensor:
     """Choose the training images that are copied, at most ``n`` of them, int64, at random."""
     return torch.randperm(n_training, generator=torch.Generator().manual_seed(seed))[:n]
+
+
+def choose_plants_within(
+    labels: Sequence[str | None], n_synthetic: Mapping[str | None, int], seed: int, n: int = N_PLANTS
+) -> Tensor:
+    """Choose training images as :func:`choose_plants`, with the labels in the proportions of the synthetic images.
+
+    How well copies are found may differ by label, and it is copies among the synthetic images that are looked for,
+    whatever labels most training images have.
+
+    Args:
+        labels: of the training images, n_T.
+        n_synthetic: synthetic images of each label; other training images are not chosen.
+        seed: of the choice.
+        n: at most so many, but one of each label that the training set has; fewer where it has too few of a label.
+
+    Returns:
+        Positions, int64.
+    """
+    order = choose_plants(len(labels), seed, len(labels)).tolist()
+    there = {label: [i for i in order if labels[i] == label] for label in n_synthetic if label in labels}
+    total = sum(n_synthetic[label] for label in there)
+    largest = min((len(plants) * total / n_synthetic[label] for label, plants in there.items()), default=0)
+    quota = {label: max(1, round(min(n, largest) * n_synthetic[label] / total)) for label in there}
+    return torch.tensor([i for label, plants in there.items() for i in plants[: quota[label]]], dtype=torch.int64)
 
 
 def measure_power(
@@ -203,9 +230,11 @@ def summarize_power(recalls: Sequence[Recall]) -> PowerSummary:
     """
     seen = _mean(r.recall for r in recalls if r.whole and r.seen_in_training)
     unseen = _mean(r.recall for r in recalls if r.whole and not r.seen_in_training)
-    known = [mean for mean in (seen, unseen) if mean is not None]
-    known += [r.recall for r in recalls if r.family == AUTOENCODER]
-    return PowerSummary(seen, unseen, min(known, default=None), _mean(r.recall for r in recalls if not r.whole))
+    n_planted = min((r.n for r in recalls if r.family != AUTOENCODER), default=0)
+    known = [(mean, n_planted) for mean in (seen, unseen) if mean is not None]
+    known += [(r.recall, r.n) for r in recalls if r.family == AUTOENCODER]
+    working_recall, behind = min(known, default=(None, 0))
+    return PowerSummary(seen, unseen, working_recall, behind, _mean(r.recall for r in recalls if not r.whole))
 
 
 def _found(score: Tensor, match: Tensor, index: Tensor, threshold: Tensor) -> tuple[float, float]:

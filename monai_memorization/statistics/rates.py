@@ -48,9 +48,11 @@ def copy_rate_interval(
     """Interval of the copy rate over both sources of error, the validation patients and the synthetic images.
 
     The 2.5 and 97.5 percentile of (f - A) / (1 - A), floored at 0, where A is the false-alarm rate of this validation
-    set, the wider Beta of `false_alarm_shapes`, and f the flagged share, Beta(x + 1/2, n_S - x + 1/2) for x
-    flagged images (Jeffreys), with the ends at x = 0 and n_S as in Brown, Cai and DasGupta 2001. Without draws:
-    P((f - A) / (1 - A) <= c) is the mean over A of P(f <= c + (1 - c) A).
+    set, the wider Beta of `false_alarm_shapes`, and f the flagged share: for x flagged images Beta(x, n_S - x + 1)
+    for the lower end and Beta(x + 1, n_S - x) for the upper (Clopper and Pearson 1934), 0 and 1 where x is 0 and n_S.
+    With one image per patient the lower end is then above 0 exactly where a beta-binomial count of at least x has a
+    probability of less than 2.5 %. Without draws: P((f - A) / (1 - A) <= c) is the mean over A of
+    P(f <= c + (1 - c) A).
 
     It takes the place of the percentile bootstrap of design section 3.2, in which every draw reuses the same few
     largest a(v): with 20 patients that found copies in 23 % of honest audits (docs/method.md).
@@ -69,18 +71,18 @@ def copy_rate_interval(
     if n_synthetic == 0 or mean_alpha_attained(alpha, strata) == 0:
         return 0.0, 1.0
     false_alarms = false_alarm_rates(alpha, strata, seed).numpy()
-    shape = n_copies + 0.5, n_synthetic - n_copies + 0.5
 
-    def probability_up_to(rate: float) -> float:
-        return float(betainc(*shape, rate + (1 - rate) * false_alarms).mean())
+    def end(n_below: int, n_above: int, probability: float) -> float:
+        def probability_up_to(rate: float) -> float:
+            return float(betainc(n_below, n_above, rate + (1 - rate) * false_alarms).mean())
 
-    def end(probability: float) -> float:
         if probability_up_to(0.0) >= probability:
             return 0.0
         return float(brentq(lambda rate: probability_up_to(rate) - probability, 0.0, 1.0, xtol=1e-8))
 
-    low, high = end((1 - level) / 2), end((1 + level) / 2)
-    return (0.0 if n_copies == 0 else low), (1.0 if n_copies == n_synthetic else high)
+    rest = n_synthetic - n_copies
+    low = 0.0 if n_copies == 0 else end(n_copies, rest + 1, (1 - level) / 2)
+    return low, 1.0 if rest == 0 else end(n_copies + 1, rest, (1 + level) / 2)
 
 
 def mean_alpha_attained(alpha: float, strata: Sequence[Stratum]) -> float:
@@ -94,7 +96,9 @@ def mean_alpha_attained(alpha: float, strata: Sequence[Stratum]) -> float:
 def false_alarm_rate_interval(
     alpha: float, strata: Sequence[Stratum], seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """`false_alarm_rate_ci`; with p-values within label that of the weighted sum of one independent Beta per label.
+    """`false_alarm_rate_ci`; with p-values within label that of the weighted sum of one Beta per label.
+
+    The labels' rates are independent but for those of labels that share patients; see `false_alarm_rates`.
 
     Args:
         alpha: level of the candidates.
@@ -125,11 +129,12 @@ def n_mem_total_bound(abundance: Tensor, expected_false: float, n_training: int)
         n_training: n_T, which bounds the result.
 
     Returns:
-        A number in [0, n_T]; None where the correction leaves no singletons.
+        A number in [0, n_T]; None where the correction leaves no singletons, or nothing but singletons was seen: how
+        many more there are is told by what comes again.
     """
     single = int((abundance == 1).sum()) - expected_false
     double = int((abundance == 2).sum())
-    if single <= 0:
+    if single <= 0 or not (abundance > 1).any():
         return None
     bound = len(abundance) - expected_false + max(0.0, single * (single - 1)) / (2 * (double + 1))
     return min(bound, float(n_training))
@@ -161,6 +166,9 @@ def false_alarm_rates(
 ) -> Tensor:
     """Equally likely values of the false-alarm rate: each stratum's quantiles, paired at random with the others'.
 
+    Strata that share patients are paired in the same order: a patient who is typical in one is likely to be so in the
+    others, and where all rates are high together the rate of the set varies most.
+
     Args:
         alpha: level of the candidates.
         strata: those that give the candidates.
@@ -169,15 +177,15 @@ def false_alarm_rates(
         n_rates: how many values; 500, or 10,000 with several strata, where left out.
 
     Returns:
-        Rates in [0, 1], float64 (n_rates,), in random order.
+        Rates in [0, 1], float64 (n_rates,).
     """
     generator, total = torch.Generator().manual_seed(seed), sum(len(s.synthetic) for s in strata)
     n_rates = n_rates or (N_RATES if len(strata) == 1 else N_RATES_BY_LABEL)
     levels = (torch.arange(n_rates, dtype=torch.float64) + 0.5) / n_rates
-    rates = torch.zeros(n_rates, dtype=torch.float64)
+    rates, common = torch.zeros(n_rates, dtype=torch.float64), torch.arange(n_rates)
     for stratum in strata:
         shapes = false_alarm_shapes(alpha, stratum.n_patients, len(stratum.validation))
-        order = torch.randperm(n_rates, generator=generator)
+        order = common if stratum.shares_patients else torch.randperm(n_rates, generator=generator)
         if shapes is not None:
             quantiles = torch.from_numpy(betaincinv(*shapes[extreme], levels.numpy()))
             rates += len(stratum.synthetic) / total * quantiles[order]

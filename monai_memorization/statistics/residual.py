@@ -57,7 +57,7 @@ def residual_interval(
 
     What the generator's copies look like is not known, so the recall may be that of any group of families: the interval
     holds those of all groups. Where fewer images are flagged than chance explains, the upper end allows for as many
-    copies as would make up for the difference, as in ``noticeable_rate``.
+    copies as would make up for the difference, as in :func:`noticeable_rate`.
 
     Args:
         n_flagged: x, copy candidates.
@@ -113,9 +113,35 @@ def rate_at_power_interval(
     """
     if n_images == 0 or planted[1] == 0 or mean_alpha_attained(alpha, strata) == 0:
         return 0.0, 1.0
-    drawn = _draw(np.random.default_rng(seed), n_flagged, n_images, alpha, strata, planted, seed)
-    low, high = np.quantile(_rate(drawn[1], drawn[0], drawn[2]), [(1 - level) / 2, (1 + level) / 2])
+    false_alarms, flagged, recall = _draw(
+        np.random.default_rng(seed), n_flagged, n_images, alpha, strata, planted, seed
+    )
+    low, high = np.quantile(_rate(flagged, false_alarms, recall), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def noticeable_rate(
+    n_flagged: int, n_images: int, alpha: float, strata: Sequence[Stratum], planted: Planted, seed: int = 0
+) -> float:
+    """Copy rate above which copies would have been noticed: the upper end of `rate_at_power_interval`, and more.
+
+    A flagged share below the attained level shows that this generator's images are flagged less often than validation
+    images are; copies that make up for the difference would not be seen, so the difference over the recall is added.
+
+    Args:
+        n_flagged: copy candidates.
+        n_images: images audited.
+        alpha: level of the candidates.
+        strata: those that gave the candidates.
+        planted: share found and number of training images planted.
+        seed: of the draws.
+
+    Returns:
+        A rate in [0, 1].
+    """
+    deficit = max(0.0, mean_alpha_attained(alpha, strata) - n_flagged / max(1, n_images))
+    highest = rate_at_power_interval(n_flagged, n_images, alpha, strata, planted, seed)[1]
+    return min(1.0, highest + deficit / planted[0]) if planted[0] > 0 else 1.0
 
 
 def _draw(

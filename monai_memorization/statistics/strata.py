@@ -24,18 +24,26 @@ class Stratum:
         validation: positions of its validation images, int64 (n_V',).
         synthetic: positions of its synthetic images, int64 (n_S',).
         n_patients: P, patients among its validation images.
+        shares_patients: whether a patient of its validation images has one in another stratum too.
     """
 
     label: str | None
     validation: Tensor
     synthetic: Tensor
     n_patients: int
+    shares_patients: bool = False
 
 
 def recorded_strata(records: Sequence[Mapping[str, Any]]) -> tuple[Stratum, ...]:
     """Return the strata that a report records, whose images are known by number only."""
     return tuple(
-        Stratum(s["label"], torch.arange(s["n_images"]), torch.arange(s["n_synthetic"]), s["n_patients"])
+        Stratum(
+            s["label"],
+            torch.arange(s["n_images"]),
+            torch.arange(s["n_synthetic"]),
+            s["n_patients"],
+            s.get("shares_patients", False),
+        )
         for s in records
     )
 
@@ -82,8 +90,10 @@ def stratify(
     if validation_labels is None or synthetic_labels is None:
         everything = torch.arange(len(validation_patients)), torch.arange(n_synthetic)
         return (Stratum(None, *everything, len(set(validation_patients))),)
-    strata = []
-    for label in sorted(set(synthetic_labels)):
+    strata, labels = [], sorted(set(synthetic_labels))
+    labelled = list(zip(validation_patients, validation_labels, strict=True))
+    patients = {label: {patient for patient, other in labelled if other == label} for label in labels}
+    for label in labels:
         validation = [i for i, other in enumerate(validation_labels) if other == label]
         synthetic = [i for i, other in enumerate(synthetic_labels) if other == label]
         if not validation:
@@ -91,8 +101,8 @@ def stratify(
                 f"label: found {len(synthetic)} synthetic images labelled {label!r} but no validation image; "
                 "add validation images of that label, or leave the label column out"
             )
-        patients = len({validation_patients[i] for i in validation})
-        strata.append(Stratum(label, torch.tensor(validation), torch.tensor(synthetic), patients))
+        shares = any(patients[label] & patients[other] for other in labels if other != label)
+        strata.append(Stratum(label, torch.tensor(validation), torch.tensor(synthetic), len(patients[label]), shares))
     return tuple(strata)
 
 

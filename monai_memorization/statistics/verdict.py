@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from monai_memorization.statistics.conformal import n_patients_needed
 
@@ -21,10 +22,12 @@ class Verdict:
     Args:
         status: `copies_found`, `inconclusive` or `no_copies_found`.
         reasons: codes of what decided, and `no_patient_ids` where that weakens the statement.
+        noticeable_rate: copy rate above which copies would have been noticed, in [0, 1]; None without a power test.
     """
 
     status: Status
     reasons: tuple[str, ...]
+    noticeable_rate: float | None = None
 
 
 def decide(
@@ -35,8 +38,10 @@ def decide(
     n_patients: int,
     alpha: float,
     recall: float | None,
+    noticeable: float | None,
     gap_auc: float | None,
     reconstructed: bool,
+    filtered: bool,
     has_patient_ids: bool,
 ) -> Verdict:
     """Apply the rule (design: section 3.4).
@@ -44,7 +49,8 @@ def decide(
     `copies_found` for any of: an FDR list (`fdr_list`), lower end of the copy rate's interval above 0 (`excess`), a
     near-identical pair (`near_identical`). Else `inconclusive` for any of: P < 1/alpha - 1 (`few_validation_patients`),
     recall below 0.8 or not measured (`low_power`), gap AUC above 0.9 (`synthetic_differs`) or not measured
-    (`gap_not_measured`) without reconstructions.
+    (`gap_not_measured`) without reconstructions, a filtered set, of whose copies no planted one tells anything
+    (`filtered`), no copy rate that would have been noticed (`nothing_noticeable`).
     Else `no_copies_found`, which says nothing about privacy beyond that.
 
     Args:
@@ -54,8 +60,10 @@ def decide(
         n_patients: P, the smallest where p-values are taken within label.
         alpha: level of the copy candidates.
         recall: the working recall of the power test; None if not measured.
+        noticeable: X, copy rate above which copies would have been noticed; None if not measured.
         gap_auc: AUC between synthetic and validation embeddings; None if not measured.
         reconstructed: whether the audit was calibrated on reconstructions of the validation images.
+        filtered: whether the set is what a filter left.
         has_patient_ids: whether the patients of the training and validation images are known.
 
     Returns:
@@ -71,27 +79,25 @@ def decide(
         "low_power": recall is None or recall < RECALL_NEEDED,
         "synthetic_differs": gap_auc is not None and gap_auc > GAP_ALLOWED and not reconstructed,
         "gap_not_measured": gap_auc is None and not reconstructed,
+        "filtered": filtered,
+        "nothing_noticeable": noticeable is not None and noticeable >= 1,
     }
     status: Status = (
         "copies_found" if any(found.values()) else "inconclusive" if any(doubts.values()) else "no_copies_found"
     )
     decisive = {"copies_found": found, "inconclusive": doubts, "no_copies_found": {}}[status]
     reasons = [code for code, holds in decisive.items() if holds]
-    return Verdict(status, (*reasons, *(() if has_patient_ids else ("no_patient_ids",))))
+    return Verdict(status, (*reasons, *(() if has_patient_ids else ("no_patient_ids",))), noticeable)
 
 
-def noticeable_rate(copy_rate_ci: tuple[float, float], recall: float, deficit: float = 0.0) -> float:
-    """Copy rate above which copies would have been noticed: (`copy_rate_ci`'s upper end + deficit) / recall, at most 1.
-
-    A flagged share below the attained level shows that this generator's images are flagged less often than validation
-    images are; copies that make up for the difference would not be seen, so the difference is added.
+def restate(verdict: Mapping[str, Any], noticeable: float) -> dict[str, Any]:
+    """Return a verdict, as a report records it, with another copy rate that would have been noticed.
 
     Args:
-        copy_rate_ci: low and high end.
-        recall: share of planted copies found; 0 gives 1.
-        deficit: alpha_attained - flagged_rate; counts where it is above 0.
-
-    Returns:
-        A rate in [0, 1].
+        verdict: `verdict` of a report.
+        noticeable: X.
     """
-    return min(1.0, (copy_rate_ci[1] + max(0.0, deficit)) / recall) if recall > 0 else 1.0
+    status, reasons = verdict["status"], verdict["reasons"]
+    if status == "no_copies_found" and noticeable >= 1:
+        status, reasons = "inconclusive", ["nothing_noticeable", *reasons]
+    return {**verdict, "status": status, "reasons": reasons, "noticeable_rate": noticeable}
