@@ -26,6 +26,7 @@ from monai_memorization.images.sets import ImageSet, check_seed
 from monai_memorization.ranks import current_ranks, on_every_rank
 from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
 from monai_memorization.reporting.pictures import LONGEST_SIDE
+from monai_memorization.reporting.reasons import unknown_patients
 from monai_memorization.reporting.report import (
     compose_report,
     refuse_foreign,
@@ -127,7 +128,7 @@ def audit(
     for folder in (output, cache):
         check_writable(folder)
     refuse_foreign(output)
-    _warn(calibration, sets["synthetic"], strata, alpha)
+    _warn(sets, calibration, strata, alpha)
     if encoder is None and not (cache / "encoder" / "model.pt").exists():
         _read_through(sets, skip_unreadable, clip)
     with timed(seconds, "encoder"):
@@ -192,9 +193,12 @@ def choose_device(device: str) -> str:
     return device
 
 
-def _warn(calibration: ImageSet, synthetic: ImageSet, strata: Sequence[Stratum], alpha: float) -> None:
+def _warn(sets: Mapping[str, ImageSet], calibration: ImageSet, strata: Sequence[Stratum], alpha: float) -> None:
     """Tell at once what the report would tell after minutes."""
-    if calibration.labels is not None and synthetic.labels is None:
+    unknown = [role for role in ("training", "validation") if not sets[role].has_patients]
+    if unknown:
+        logger.warning("%s %s", *unknown_patients(unknown))
+    if calibration.labels is not None and sets["synthetic"].labels is None:
         logger.warning("labels: the synthetic set has none, so that those of the validation set are not used")
     fewest, needed = min(stratum.n_patients for stratum in strata), n_patients_needed(alpha)
     if fewest < needed:

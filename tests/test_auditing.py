@@ -19,6 +19,7 @@ from monai_memorization.detector.encoder import ContrastiveEncoder, save_encoder
 from monai_memorization.errors import InputError
 from monai_memorization.images.reading import read_image
 from monai_memorization.images.sets import read_image_set
+from monai_memorization.reporting.reasons import reason
 
 N = 60
 COPIES = 25
@@ -301,7 +302,7 @@ def test_copies_are_found_whatever_the_number_of_validation_patients(encoder_fil
     assert list(report["verdict"]["reasons"]) == ["near_identical"]
 
 
-def test_unknown_patients_are_told(encoder_file, tmp_path):
+def test_unknown_patients_are_told(encoder_file, tmp_path, caplog):
     sets = write_sets(tmp_path, n=24, copies=3)
 
     report = audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
@@ -309,6 +310,14 @@ def test_unknown_patients_are_told(encoder_file, tmp_path):
     assert "no_patient_ids" in report["verdict"]["reasons"]
     assert report["sets"]["validation"]["n_patients"] is None
     assert report["calibrated"]["n_mem_patients"] is None
+    assert reason(report, "no_patient_ids").text in caplog.text
+    assert "Give the training set and the validation set with a patient_id column (CSV)." in caplog.text
+
+
+def test_known_patients_need_no_word(given, encoder_file, tmp_path, caplog):
+    audit(**given, output_dir=tmp_path / "out", encoder=encoder_file, n_plants=1)
+
+    assert "are not known" not in caplog.text
 
 
 def test_labels_are_compared_within(encoder_file, tmp_path):
@@ -576,6 +585,7 @@ def test_what_the_report_will_say_is_told_at_once(encoder_file, tmp_path, caplog
 
     assert "validation: 12 patients, but alpha 0.05 needs at least 19: this audit cannot flag any image" in caplog.text
     assert "labels: the synthetic set has none" in caplog.text
+    assert "Patients of the training set are not known: patients in both sets could not be looked for" in caplog.text
 
 
 def test_leaks_that_do_not_stop_the_audit_are_counted_and_named_inside(given, encoder_file, tmp_path):

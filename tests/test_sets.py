@@ -197,6 +197,32 @@ def test_bad_csv_is_named_with_what_is_wrong(folder, text, message):
         read_image_set(write_csv(folder, text), "validation")
 
 
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("PatientID", "patient_id"),
+        ("Patient Id", "patient_id"),
+        ("patient-id", "patient_id"),
+        ("patientid", "patient_id"),
+        ("LABEL", "label"),
+        ("Image", "image"),
+    ],
+)
+def test_column_that_is_nearly_one_that_is_read_is_named(folder, column, meant):
+    message = rf"^training: .* has '{column}', which is not read; call it '{meant}' if that is meant, or"
+
+    with pytest.raises(InputError, match=message):
+        read_image_set(write_csv(folder, f"image,{column}\nimages/a.png,7\n"), "training")
+    with pytest.raises(InputError, match=message):
+        read_image_set(write_json(folder, [{"image": NAMES[0]}, {"image": NAMES[1], column: "7"}]), "training")
+
+
+def test_other_columns_are_left_alone(folder):
+    text = "image,patient,image_id,label_2,age\nimages/a.png,7,8,9,10\n"
+
+    assert not read_image_set(write_csv(folder, text), "training").has_patients
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_csv_of_another_encoding_is_named(folder, encoding):
     path = folder / "list.csv"

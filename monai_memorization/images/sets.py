@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".npy", ".dcm")
 LARGEST_SEED = 2**63 - 1
+KEYS = ("image", "patient_id", "label")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def read_image_set(source: str | Path, role: str) -> ImageSet:
         The set, in the order of the file, or sorted by name for a folder.
 
     Raises:
-        InputError: if nothing is there, a listed image is missing, or an image is listed twice.
+        InputError: if nothing is there, a listed image is missing, an image is listed twice, or a column is nearly one
+            of those that are read, such as ``PatientID``.
     """
     source = Path(source)
     if source.is_dir():
@@ -211,11 +214,27 @@ def _from_rows(rows: Sequence[Any], source: Path, role: str) -> ImageSet:
     entries = [row if isinstance(row, Mapping) else {"image": row} for row in rows]
     if not entries:
         raise InputError(f"{role}: {source} lists no image")
+    _refuse_near_misses(entries, source, role)
     ids = tuple(_value(entry, "image", source, role) for entry in entries)
     paths = tuple(source.parent / name for name in ids)
     _check_files(ids, paths, source, role)
     patients, labels = (_column(entries, key, source, role) for key in ("patient_id", "label"))
     return ImageSet(role, ids, paths, patients or ids, labels, patients is not None)
+
+
+def _refuse_near_misses(entries: Sequence[Mapping[str, Any]], source: Path, role: str) -> None:
+    """Refuse a name that is nearly one of ``KEYS``: without patients, those in two sets would go unseen."""
+    meant = {_bare(key): key for key in KEYS}
+    for name in sorted({key for entry in entries for key in entry} - set(KEYS)):
+        if _bare(name) in meant:
+            raise InputError(
+                f"{role}: {source} has {name!r}, which is not read; call it {meant[_bare(name)]!r} if that is meant, "
+                "or give it another name"
+            )
+
+
+def _bare(key: str) -> str:
+    return re.sub(r"[-_\s]", "", key).lower()
 
 
 def _column(entries: Sequence[Mapping[str, Any]], key: str, source: Path, role: str) -> tuple[str, ...] | None:

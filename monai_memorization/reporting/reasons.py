@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from monai_memorization.reporting.formats import count, decimal, percent, percent_interval, say
@@ -28,6 +28,21 @@ def reason(report: Mapping[str, Any], code: str) -> Reason:
     """
     spell_out = _REASONS.get(code)
     return spell_out(report) if spell_out else Reason(f"Reason given: {code}.", "")
+
+
+def unknown_patients(roles: Sequence[str]) -> Reason:
+    """Say what an audit cannot know where the patients of these sets, training or validation, are not known."""
+    optimistic = (
+        "each validation image counts as a patient of its own, which makes the error rates optimistic, and "
+        if "validation" in roles
+        else ""
+    )
+    sets = " and the ".join(f"{role} set" for role in roles)
+    return Reason(
+        f"Patients of the {sets} are not known: {optimistic}"
+        "patients in both sets could not be looked for, who would hide copies.",
+        f"Give the {sets} with a patient_id column (CSV).",
+    )
 
 
 def _fdr_list(report: Mapping[str, Any]) -> Reason:
@@ -125,17 +140,8 @@ def _nothing_noticeable(report: Mapping[str, Any]) -> Reason:
 
 
 def _no_patient_ids(report: Mapping[str, Any]) -> Reason:
-    unknown = [role for role in ("training", "validation") if not report["sets"][role].get("patients_known")]
-    optimistic = (
-        "each validation image counts as a patient of its own, which makes the error rates optimistic, and "
-        if "validation" in unknown
-        else ""
-    )
-    return Reason(
-        f"Patients of the {' and the '.join(f'{role} set' for role in unknown)} are not known: {optimistic}"
-        "patients in both sets could not be looked for, who would hide copies.",
-        f"Give the {' and the '.join(f'{role} set' for role in unknown)} with a patient_id column (CSV).",
-    )
+    sets = report["sets"]
+    return unknown_patients([role for role in ("training", "validation") if not sets[role].get("patients_known")])
 
 
 _REASONS = {
