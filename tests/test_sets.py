@@ -83,10 +83,20 @@ def test_folder_skips_hidden_and_other_files_and_keeps_all_known_suffixes(tmp_pa
     assert set(read_image_set(tmp_path, "training").image_ids) == {f"x{suffix.upper()}" for suffix in SUFFIXES}
 
 
-def test_link_to_a_folder_above_does_not_run_forever(folder):
-    (folder / "images" / "loop").symlink_to(folder, target_is_directory=True)
+@pytest.mark.parametrize("pattern", ["", "*.png"])
+def test_link_to_a_folder_is_named(folder, pattern):
+    (folder / "images" / "more").symlink_to(folder, target_is_directory=True)
 
-    assert read_image_set(folder, "training").image_ids == NAMES
+    with pytest.raises(InputError, match=r"^training: .*images/more is a link to a folder, .* images in a CSV"):
+        read_image_set(folder / pattern, "training")
+
+
+def test_set_may_be_given_by_a_link(folder, tmp_path_factory):
+    link = tmp_path_factory.mktemp("links") / "images"
+    link.symlink_to(folder, target_is_directory=True)
+    (folder / ".hidden").symlink_to(folder, target_is_directory=True)
+
+    assert read_image_set(link, "training").image_ids == NAMES
 
 
 def test_link_to_an_image_is_an_image(folder, tmp_path_factory):

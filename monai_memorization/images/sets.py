@@ -72,9 +72,9 @@ class ImageSet:
 def read_image_set(source: str | Path, role: str) -> ImageSet:
     """List the images of a folder, a CSV file or a MONAI data list.
 
-    A folder is searched recursively, but for links to folders, which may form a loop; a folder of DICOM slices of one
-    series is one image, a volume, and so may an entry of a list be. Where a folder holds other images too, such as
-    masks, a pattern behind it chooses by name: ``folder/*_image.nii.gz``. A CSV has the column ``image``
+    A folder is searched recursively; links to folders in it, which may form a loop, are refused. A folder of DICOM
+    slices of one series is one image, a volume, and so may an entry of a list be. Where a folder holds other images
+    too, such as masks, a pattern behind it chooses by name: ``folder/*_image.nii.gz``. A CSV has the column ``image``
     and optionally ``patient_id`` and ``label``; a data list (JSON) has the same keys and is read at its section
     ``role`` or at its only one. Paths are relative to the file that holds them.
 
@@ -86,8 +86,8 @@ def read_image_set(source: str | Path, role: str) -> ImageSet:
         The set, in the order of the file, or sorted by name for a folder.
 
     Raises:
-        InputError: if nothing is there, a listed image is missing, an image is listed twice, or a column is nearly one
-            of those that are read, such as ``PatientID``.
+        InputError: if nothing is there, a folder holds a link to a folder, a listed image is missing, an image is
+            listed twice, or a column is nearly one of those that are read, such as ``PatientID``.
     """
     source = Path(source)
     if source.is_dir():
@@ -164,6 +164,12 @@ def _from_folder(folder: Path, role: str, pattern: str = "*") -> ImageSet:
     files = []
     for parent, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [path for name in folders if (path := Path(parent, name)).is_symlink()]
+        if links:
+            raise InputError(
+                f"{role}: {links[0]} is a link to a folder, whose images would go unseen; give that folder itself, "
+                "list all images in a CSV, or remove the link"
+            )
         shown = [name for name in names if not name.startswith(".") and fnmatchcase(name, pattern)]
         files += [Path(parent, name) for name in shown]
     kinds = {path: kind(path) for path in files}
