@@ -65,7 +65,48 @@ def test_split_writes_two_sets_that_share_no_patient(images, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path / 'sets' / 'training.csv'}: 21 images of 7 patients",
         f"{tmp_path / 'sets' / 'validation.csv'}: 9 images of 3 patients",
+        "validation: 3 patients, but alpha 0.05 needs at least 19: an audit cannot flag any image. Give a larger "
+        "--share, or more patients.",
     ]
+
+
+@pytest.mark.parametrize(("n_validation", "told"), [(18, True), (19, False)])
+def test_split_says_where_an_audit_needs_more_patients(tmp_path, capsys, n_validation, told):
+    write_folder(smooth_images(40, (4, 4)), tmp_path / "images")
+    write_csv(tmp_path / "images", tmp_path / "images.csv", [f"patient-{i}" for i in range(40)])
+
+    main(["split", str(tmp_path / "images.csv"), "--output-dir", str(tmp_path), "--share", str(n_validation / 40)])
+
+    assert ("alpha 0.05 needs at least 19" in capsys.readouterr().out) == told
+
+
+def test_split_may_be_repeated(images, tmp_path):
+    command = ["split", str(images), "--output-dir", str(tmp_path)]
+
+    assert [main(command), main(command)] == [0, 0]
+    assert {path.name for path in tmp_path.iterdir()} == {"training.csv", "validation.csv"}
+
+
+@pytest.mark.parametrize("name", ["training.csv", "validation.csv"])
+def test_split_does_not_replace_another_division(images, tmp_path, capsys, name):
+    main(["split", str(images), "--output-dir", str(tmp_path), "--seed", "1"])
+    other = {"training.csv": "validation.csv", "validation.csv": "training.csv"}[name]
+    (tmp_path / other).unlink()
+    before = (tmp_path / name).read_text()
+    capsys.readouterr()
+
+    message = fails(capsys, "split", images, "--output-dir", tmp_path, "--seed", "2")
+
+    assert message.startswith(f"monai-memorization: output_dir: {tmp_path / name} exists with other content")
+    assert message.endswith("name another folder, or remove it\n")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: before}
+
+
+def test_split_does_not_replace_a_folder(images, tmp_path, capsys):
+    (tmp_path / "validation.csv").mkdir()
+
+    assert "validation.csv exists with other content" in fails(capsys, "split", images, "--output-dir", tmp_path)
+    assert not (tmp_path / "training.csv").exists()
 
 
 @pytest.mark.parametrize(("options", "level"), [(["--verbose"], logging.DEBUG), ([], logging.INFO)])

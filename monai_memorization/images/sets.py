@@ -123,13 +123,18 @@ def data_list(source: str | Path, role: str, key: str = "image") -> list[dict[st
 
 
 def write_image_set(images: ImageSet, path: Path) -> None:
-    """Write a set as a CSV that :func:`read_image_set` reads back, paths relative to it where they lie on one drive."""
-    columns: dict[str, Sequence[str]] = {"image": [_relative(image, path.parent) for image in images.paths]}
+    """Write a set as a CSV that :func:`read_image_set` reads back; see :func:`list_images`."""
+    write_text(path, list_images(images, path.parent))
+
+
+def list_images(images: ImageSet, folder: Path) -> str:
+    """Return a set as a CSV that belongs in ``folder``: paths are relative to it where they lie on one drive."""
+    columns: dict[str, Sequence[str]] = {"image": [_relative(image, folder) for image in images.paths]}
     if images.has_patients:
         columns["patient_id"] = images.patient_ids
     if images.labels is not None:
         columns["label"] = images.labels
-    write_text(path, pd.DataFrame(columns).to_csv(index=False))
+    return pd.DataFrame(columns).to_csv(index=False)
 
 
 def kind(path: Path) -> str | None:
