@@ -104,8 +104,8 @@ def audit(
         The content of report.json.
 
     Raises:
-        InputError: for bad input, before anything is written to `output_dir` but encoder and embeddings, and leaks.csv
-            where images of the validation set are in the training set.
+        InputError: for bad input, before anything is written to `output_dir` but encoder and embeddings, and
+            refused_leaks.csv where images of the validation set are in the training set.
     """
     ranks = current_ranks()
     check_seed(seed)
@@ -151,9 +151,10 @@ def audit(
     training_set, validation_set = embedded["training"], embedded["validation"]
     with timed(seconds, "leak_check"):
         leaks = find_leaks(training_set, validation_set, detector.preparation)
+    refused = output / "refused_leaks.csv"  # leaks.csv is of the report that an earlier audit may have left beside it
     if ranks.rank == 0 and any(leak.kind == "identical_in_validation" for leak in leaks):
-        write_leaks(leaks, output / "leaks.csv")  # what the refusal names
-    refuse_identical(leaks)
+        write_leaks(leaks, refused)
+    refuse_identical(leaks, refused)
     for role in ("validation", "reconstructed_validation"):  # in this order on each rank
         if role in embedded:
             refuse_shared(embedded["synthetic"], embedded[role])
@@ -174,6 +175,7 @@ def audit(
         write_report_page(report, folder / "report.html")
     if not gallery:  # that of an earlier audit would show other pairs than the report counts
         (output / "gallery.html").unlink(missing_ok=True)
+    refused.unlink(missing_ok=True)
     return report
 
 

@@ -225,7 +225,7 @@ class MemorizationHandler:
         training, validation = (embed(encoder, images, device=device) for images in (sets["training"], monitored))
         leaks = find_leaks(training, validation, encoder.preparation)
         write_leaks(leaks, self.output_dir / "leaks.csv")
-        refuse_identical(leaks)
+        refuse_identical(leaks, self.output_dir / "leaks.csv")
         self._training, self._validation = training, validation
         self._validation_score = score_embedded(validation, training)[0]
         return encoder

@@ -87,8 +87,9 @@ def write_reference(
     cache, where = None if cache_dir is None else Path(cache_dir) / "embeddings", choose_device(device)
     embedded = {role: embed(detector, images, device=where, cache_dir=cache) for role, images in sets.items()}
     leaks = find_leaks(embedded["training"], embedded["validation"], detector.preparation)
-    write_leaks(leaks, Path(path).with_name("leaks.csv"))
-    refuse_identical(leaks)
+    table = Path(path).with_name("leaks.csv")
+    write_leaks(leaks, table)
+    refuse_identical(leaks, table)
     score = score_embedded(embedded["validation"], embedded["training"]).score
     reference = CopyReference(
         embedded["training"].vectors,

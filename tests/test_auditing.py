@@ -521,12 +521,31 @@ def test_image_in_both_sets_is_named_whatever_its_file(given, encoder_file, tmp_
     write_image((image * 255).round(), validation / "leaked.npy")
 
     message = rf"1 of its images .* training set too, leaked\.npy as training/{CANARY}-image_training_004\.png"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=rf"{message}.* {tmp_path}/out/refused_leaks\.csv names all"):
         audit(**given | {"validation": validation}, output_dir=tmp_path / "out", encoder=encoder_file)
 
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"leaks.csv", "embeddings"}
-    (leak,) = read_table(tmp_path / "out" / "leaks.csv")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"refused_leaks.csv", "embeddings"}
+    (leak,) = read_table(tmp_path / "out" / "refused_leaks.csv")
     assert (leak["kind"], leak["image_id"]) == ("identical_in_validation", "leaked.npy")
+
+
+def test_refused_audit_leaves_what_an_earlier_one_wrote(given, encoder_file, tmp_path):
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+
+    arguments = {"output_dir": tmp_path / "out", "encoder": encoder_file, "n_plants": 1}
+    audit(**given, **arguments)
+    earlier = contents()
+    both = shutil.copytree(given["training"].parent / "training", tmp_path / "both")
+
+    with pytest.raises(InputError, match=f"{N} of its images are in the training set too"):
+        audit(**given | {"validation": both}, **arguments)
+    refused = contents()
+    audit(**given, **arguments)
+
+    assert refused.keys() - earlier.keys() == {"refused_leaks.csv"}
+    assert {name: refused[name] for name in earlier} == earlier
+    assert contents().keys() == earlier.keys()
 
 
 @pytest.mark.parametrize("role", ["validation", "reconstructed_validation"])

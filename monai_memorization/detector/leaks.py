@@ -94,20 +94,24 @@ def distinct_images(source: str | Path | ImageSet, role: str = "training") -> Im
     return images.subset(i for i, name in enumerate(images.image_ids) if name not in repeated)
 
 
-def refuse_identical(leaks: Sequence[Leak]) -> None:
+def refuse_identical(leaks: Sequence[Leak], table: Path) -> None:
     """Refuse a validation image that is in the training set too: it would make a copy look ordinary.
 
     A near-identical one may be another person after all, and is left to whoever reads the report.
 
+    Args:
+        leaks: of :func:`find_leaks`.
+        table: the file to which they were written.
+
     Raises:
-        InputError: naming a shared image in both sets.
+        InputError: naming a shared image in both sets, and the table.
     """
     shared = [leak for leak in leaks if leak.kind == "identical_in_validation"]
     if shared:
         raise InputError(
             f"validation: {len(shared)} of its images are in the training set too, {shared[0].image_id} as "
             f"{shared[0].other_image_id}; copies of them would go unseen. Remove them from one of the two sets; "
-            "leaks.csv names all"
+            f"{table} names all"
         )
 
 

@@ -178,7 +178,7 @@ def refuse_foreign(folder: Path) -> None:
         InputError: naming the file.
     """
     record = folder / "report.json"
-    # leaks.csv is left by an audit that stopped before there was a report
+    # leaks.csv is left by a watched training too, which has no report
     names = ("report.html", "report.json", "gallery.html", "pairs.csv", "memorized.csv", "near_identical.csv")
     try:
         found = json.loads(record.read_bytes()) if record.exists() else None
