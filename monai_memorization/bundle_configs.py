@@ -42,12 +42,16 @@ def read_config(path: Path) -> dict[str, Any]:
     """Return the content of a JSON or YAML file.
 
     Raises:
-        InputError: if it does not parse, or is no config.
+        InputError: if it cannot be read, does not parse, or is no config.
     """
     try:
         text = path.read_text(encoding="utf-8")
         config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a config of a bundle, JSON or YAML"
+        ) from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: does not parse ({' '.join(str(error).split())[:200]}); mend the bundle") from None
     if not isinstance(config, dict):
         raise InputError(f"{path}: holds no config, but a {type(config).__name__}")

@@ -121,6 +121,14 @@ def test_command_releases_from_a_bundle_or_says_why_not(models, training_folder,
     assert not (tmp_path / "out" / "images").exists()
 
 
+@pytest.mark.parametrize(("name", "reason"), [("nope.json", "No such file"), ("folder.yaml", "Is a directory")])
+def test_config_that_cannot_be_read_is_named(tmp_path, name, reason):
+    (tmp_path / "folder.yaml").mkdir()
+
+    with pytest.raises(InputError, match=rf"{name}: cannot be read \({reason}.*\); give a config of a bundle"):
+        BundleDraw([tmp_path / name])
+
+
 def test_command_refuses_a_key_without_a_value(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(

@@ -106,6 +106,24 @@ def test_missing_file_is_named(copied_file, missing):
         load_encoder(copied_file)
 
 
+def test_file_that_was_given_is_named_where_it_is_no_encoder(tmp_path):
+    (tmp_path / "list.csv").write_text("image\n")
+    message = r"encoder: .*list\.csv was given, but .*list\.json does not (exist|describe an encoder .*); an encoder is"
+
+    with pytest.raises(InputError, match=message):
+        load_encoder(tmp_path / "list.csv")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(InputError, match=message):
+        load_encoder(tmp_path / "list.csv")
+
+
+def test_folder_of_an_encoder_is_told_from_the_encoder(copied_file):
+    message = r"encoder: (.*) is a folder; give the file of weights in it, such as \1/model\.pt"
+
+    with pytest.raises(InputError, match=message):
+        load_encoder(copied_file.parent)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -134,24 +134,28 @@ def load_encoder(path: str | Path) -> ContrastiveEncoder:
         InputError: if one of the two files is missing, damaged, or they do not belong together.
     """
     path = Path(path)
-    for file in (path, path.with_suffix(".json")):
-        if not file.is_file():
-            raise InputError(
-                f"encoder: {file} does not exist; an encoder is a .pt file with a .json file of the same name beside it"
-            )
+    settings_file, cure = path.with_suffix(".json"), "an encoder is a .pt file with a .json file of its name beside it"
+    if path.is_dir():
+        raise InputError(f"encoder: {path} is a folder; give the file of weights in it, such as {path / 'model.pt'}")
+    if not path.is_file():
+        raise InputError(f"encoder: {path} does not exist; {cure}")
+    if not settings_file.is_file():
+        raise InputError(f"encoder: {path} was given, but {settings_file} does not exist; {cure}")
     try:
-        settings = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        settings = json.loads(settings_file.read_text(encoding="utf-8"))
         if "widths" in settings and "halvings" not in settings:  # of a version in which all layers but the last halved
             settings["halvings"] = len(settings["widths"]) - 1
         encoder = ContrastiveEncoder(**{key: value for key, value in settings.items() if key != "version"})
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"encoder: {path.with_suffix('.json')} does not describe an encoder ({error})") from None
+        raise InputError(
+            f"encoder: {path} was given, but {settings_file} does not describe an encoder ({error}); {cure}"
+        ) from None
     try:
         encoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, TypeError, AttributeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"encoder: {path} holds no weights for the network of {path.with_suffix('.json').name} ({reason}); "
+            f"encoder: {path} holds no weights for the network of {settings_file.name} ({reason}); "
             "train one with `python -m monai.bundle run` on the audit bundle's train.json, or leave --encoder out"
         ) from None
     return encoder.eval()

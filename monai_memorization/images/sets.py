@@ -197,13 +197,20 @@ def _refuse(error: OSError) -> None:
 
 
 def _csv_rows(source: Path, role: str) -> list[dict[str, Any]]:
+    cure = "save it as UTF-8, comma separated"
     try:
         table = pd.read_csv(source, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:  # pandas raises a ValueError for what does not parse or decode
+        raise InputError(f"{role}: {source} cannot be read as CSV ({error}); {cure}") from None
+    names = [str(name).strip() for name in table.columns]
+    if "image" not in names and any(mark in name for name in names for mark in ";\t"):
+        raise InputError(f"{role}: {source} has the columns {names}, which are not parted by commas; {cure}")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first values of the rows for their names
         raise InputError(
-            f"{role}: {source} cannot be read as CSV ({error}); save it as UTF-8, comma separated"
-        ) from None
-    return [{str(key).strip(): value for key, value in row.items()} for row in table.to_dict("records")]
+            f"{role}: {source} has more values in its first row than columns in its header; name every column, and put "
+            "quotes around a value with a comma"
+        )
+    return [dict(zip(names, row, strict=True)) for row in table.itertuples(index=False, name=None)]
 
 
 def _data_list_rows(source: Path, role: str) -> list[Any]:
