@@ -5,6 +5,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import matplotlib
+import numpy as np
 import pytest
 
 from monai_memorization.reporting import figures
@@ -86,6 +87,23 @@ def test_sets_of_different_size_are_drawn_as_shares():
     many = figures.score_histogram([0, 0.5, 1], [1, 3], [1000, 3000])
 
     assert few == many
+
+
+@pytest.mark.parametrize("n_bins", [1, 3, 6, 15, 70])
+def test_label_of_each_tick_is_the_share_at_its_height(n_bins):
+    edges, counts = [i / n_bins for i in range(n_bins + 1)], [1] * n_bins
+    audit = figures.ScoreHistogram(edges, counts, counts)
+    for svg in (
+        figures.score_histogram(edges, counts, counts),
+        figures.p_value_histogram(edges, counts),
+        figures.two_score_histograms(audit, audit, same_threshold=True),
+    ):
+        labels = [text for text in ET.fromstring(svg).iter() if (text.text or "").endswith("%")]
+        shares = np.array([float(text.text.rstrip("%")) for text in labels])
+        heights = np.array([float(text.attrib["y"]) for text in labels])
+
+        assert len(labels) > 3
+        assert (heights - heights[0]) / (heights[-1] - heights[0]) == pytest.approx(shares / shares[-1], abs=1e-4)
 
 
 def test_curves_of_nothing_stand_on_whole_numbers():

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from monai_memorization.reporting.formats import correlation
@@ -72,7 +72,7 @@ def score_histogram(
             )
         axes.set(xlabel="score (0: like everybody, 1: the same picture)", ylabel="share of the set")
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
 
     return _svg(draw, f"Histogram of the scores, for {calibration} and for synthetic images.")
 
@@ -130,7 +130,7 @@ def two_score_histograms(
                 axes.axvline(audit.threshold, color=color, linewidth=1.5, linestyle="--", label=label)
         axes.set(xlabel="score (0: like everybody, 1: the same picture)", ylabel="share of the set per 0.01")
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
 
     return _svg(draw, "Histograms of the scores, before and after, in one frame.")
 
@@ -155,7 +155,7 @@ def p_value_histogram(edges: Sequence[float], synthetic: Sequence[float], alpha:
         if alpha is not None:
             axes.axvline(alpha, color=INK, linewidth=1.5, linestyle="--", label=f"α = {alpha:g}")
         axes.set(xlabel="p-value", ylabel="share of the set", xlim=(edges[0], edges[-1]))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
 
     return _svg(draw, "Histogram of the p-values of the synthetic images, with the flat line expected without copying.")
 
@@ -183,7 +183,7 @@ def sorted_p_values(p_values: Sequence[float], q: float | None = None) -> str:
         axes.set(xscale="log", yscale="log", xlabel="rank, as a share of the set", ylabel="p-value")
         # the line goes on below the least p-value, where nothing can reach it
         axes.set(xlim=(share[0], 1.1), ylim=(p_values[0] / 2, 1.2))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+        axes.xaxis.set_major_formatter(FuncFormatter(_percent))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -221,6 +221,11 @@ def accumulation_curve(
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
     return _svg(draw, "Training images matched by copy candidates against the number of images drawn.")
+
+
+def _percent(share: float, _: int | None = None) -> str:
+    """Label a tick, with as many digits as its place has: 5%, 7.5%."""
+    return f"{100 * share:g}%"
 
 
 def _shares(counts: Sequence[float]) -> NDArray[np.float64]:
