@@ -459,6 +459,13 @@ def test_page_of_a_release_says_what_the_filter_may_have_left(tmp_path):
     assert "What the filter may have left" not in Page(written(no_copies_found(), tmp_path)).text
 
 
+def test_limits_name_the_parts_that_are_looked_for_and_those_that_are_not(pages):
+    text = Page(pages["no_copies_found"]).text.split("What this audit cannot see")[1]
+
+    assert "of the whole image, and of a half or a quarter of it in the same place. A smaller detail" in text
+    assert "a part that was moved or turned, may go unseen" in text
+
+
 def test_page_of_copies_names_the_page_with_remedies(tmp_path):
     assert "docs/copies_found.md" in Page(written(copies_found(), tmp_path)).text
     assert (Path(__file__).parent.parent / "docs" / "copies_found.md").is_file()
