@@ -459,6 +459,27 @@ def test_page_of_a_release_says_what_the_filter_may_have_left(tmp_path):
     assert "What the filter may have left" not in Page(written(no_copies_found(), tmp_path)).text
 
 
+def test_page_of_a_release_is_worded_for_one(tmp_path):
+    stopped = copies_found() | {"release": released()["release"]}
+    stopped["provenance"]["settings"]["encoder_of_other_images"] = True
+
+    text = Page(written(stopped, tmp_path)).text
+
+    assert "Release audit: copies found" in text
+    assert "Release audit of 1,000 synthetic images A filter let them pass, of 610 images drawn." in text
+    assert "Where it did not, nothing was handed out" in text
+    assert "Draw from an earlier model of the same training, or train anew" in text
+    assert "Leave --judge out" in text
+    assert "monai-memorization release" not in text
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_link_bar_leads_to_every_section(name, pages):
+    bar = re.search(r'<nav aria-label="Contents">(.*?)</nav>', pages[name], re.DOTALL)[1]
+
+    assert re.findall(r'href="#([\w-]+)"', bar) == re.findall(r'<h2 id="([\w-]+)">', pages[name])[1:]
+
+
 def test_limits_name_the_parts_that_are_looked_for_and_those_that_are_not(pages):
     text = Page(pages["no_copies_found"]).text.split("What this audit cannot see")[1]
 

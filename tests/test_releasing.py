@@ -13,6 +13,7 @@ import torch
 from made_up_images import smooth_images, write_csv, write_folder
 
 from monai_memorization import InputError
+from monai_memorization.auditing import audit
 from monai_memorization.detector import degradations
 from monai_memorization.detector.encoder import load_encoder, save_encoder
 from monai_memorization.detector.encoder_training import train_encoder
@@ -140,6 +141,25 @@ def test_filter_and_judge_share_no_validation_patient_and_no_encoder(released):
     filtered = read_report(work / "filter")
     assert filtered["provenance"]["encoder_sha256"] != done.report["provenance"]["encoder_sha256"]
     assert done.report["sets"]["validation"]["n_patients"] == len(patients[1])
+
+
+def test_pairs_can_be_looked_at_afterwards(released, real, detectors, tmp_path):
+    done, folder, _ = released
+    judge = folder / "clean_work" / "judge"
+
+    # the command of docs/copies_found.md
+    report = audit(
+        real["training"],
+        folder / "clean_work" / "judge_validation" / "validation.csv",
+        folder / "clean_work" / "passed" / "synthetic.json",
+        tmp_path / "pairs",
+        encoder=detectors["judge"],  # which a release that trains one keeps in clean_work/judge/encoder
+        cache_dir=judge,
+        gallery=True,
+    )
+
+    assert report["calibrated"] == done.report["calibrated"]
+    assert (tmp_path / "pairs" / "gallery.html").is_file()
 
 
 def test_gate_stops_it_and_changes_no_number(released, real, detectors, tmp_path):

@@ -26,7 +26,7 @@ def mistakes(report: Mapping[str, Any]) -> list[Reason]:
             Reason(
                 "The encoder was trained on other images than this training set. Copies may be found less often; the "
                 "recall of planted copies, which was measured with it, says how often.",
-                "Leave --encoder out, and one is trained on this set.",
+                f"Leave {'--judge' if report.get('release') else '--encoder'} out, and one is trained on this set.",
             )
         )
     if found.get("shared_images"):
