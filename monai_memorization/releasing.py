@@ -6,13 +6,14 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monai_memorization.auditing import audit, choose_device
-from monai_memorization.detector.encoder import WIDTHS
+from monai_memorization.detector.encoder import WIDTHS, load_encoder
 from monai_memorization.detector.encoder_training import obtain_encoder
 from monai_memorization.detector.shards import hash_weights
 from monai_memorization.errors import InputError
@@ -91,6 +92,7 @@ def release(
 
     Args:
         draw: writes the images of given seeds, which are 0, 1, 2, ...; see :mod:`monai_memorization.generation.draws`.
+            That of seed 0 is drawn once beforehand, to see that it can be.
         n: images wanted.
         training: images that the generator was trained on.
         validation: images of other patients, seen by neither generator nor encoder.
@@ -133,8 +135,15 @@ def release(
         raise InputError(f"work_dir: {work} lies in {output}, which is to be handed out; name a folder outside of it")
     wanted, training_set = read_policy(policy), read_image_set(training, "training")
     halves = _halves(training_set, validation, reconstructed_validation, monitoring, seed)
+    _warn_of_few(halves["judge"]["validation"], wanted["min_validation_patients"])
     _clear(output, work)
-    # whatever is wrong with the real images or the encoders shows before hours of drawing
+    # whatever is wrong with given encoders or the generator shows before encoders are trained, and what is wrong with
+    # the real images before hours of drawing
+    for path in (encoder, judge):
+        if path is not None:
+            load_encoder(path)
+    with tempfile.TemporaryDirectory(dir=work) as trial:
+        draw(range(1), Path(trial))
     encoders = _obtain_encoders(training_set, {"filter": encoder, "judge": judge}, work, common)
     filtering = common | {"encoder": encoders["filter"]} | _listed(halves["filter"], work / "filter_validation")
     n_drawn, passed, filtered = _draw_and_filter(draw, n, limit, work, filtering)
@@ -173,6 +182,20 @@ def _halves(
             own = [i for i, original in enumerate(originals(made, half)) if original >= 0]
             halves[name]["reconstructed_validation"] = made.subset(own)
     return halves
+
+
+def _warn_of_few(judging: ImageSet, least: int | None) -> None:
+    """Tell at once that the gate cannot let anything pass, which it would tell after hours."""
+    if least is None or (judging.has_patients and judging.n_patients >= least):
+        return
+    found = f"{judging.n_patients} patients, half of those given," if judging.has_patients else "unknown patients"
+    logger.warning(
+        "validation: %s will judge, where the policy's min_validation_patients is %d: the gate cannot let the images "
+        "pass; name more than %d patients, or give a policy that asks for less",
+        found,
+        least,
+        2 * least,
+    )
 
 
 def _listed(sets: Mapping[str, ImageSet], folder: Path) -> dict[str, Any]:

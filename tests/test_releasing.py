@@ -102,7 +102,8 @@ def test_released_images_passed_the_filter_and_are_as_many_as_asked(released):
     pairs = pd.read_csv(folder / "clean_work" / "filter" / "pairs.csv").set_index("synthetic_id")
     assert len(left) == 60 <= done.n_passed
     assert not pairs.loc[[path.name for path in left.paths], "copy_candidate"].any()
-    assert done.n_drawn == len(sampler.drawn) == len(set(sampler.drawn)) == len(pairs)
+    assert sampler.drawn == [0, *range(done.n_drawn)]  # the first to see that it can be drawn
+    assert done.n_drawn == len(pairs)
     assert sum(~pairs["copy_candidate"]) == done.n_passed
 
 
@@ -162,7 +163,7 @@ def test_pairs_can_be_looked_at_afterwards(released, real, detectors, tmp_path):
     assert (tmp_path / "pairs" / "gallery.html").is_file()
 
 
-def test_gate_stops_it_and_changes_no_number(released, real, detectors, tmp_path):
+def test_gate_stops_it_and_changes_no_number(released, real, detectors, tmp_path, caplog):
     strict = tmp_path / "policy.yaml"
     strict.write_text("min_validation_patients: 1000\n")
 
@@ -170,6 +171,8 @@ def test_gate_stops_it_and_changes_no_number(released, real, detectors, tmp_path
         SamplerDraw(CopyingSampler(0.4)), 60, **real, output_dir=tmp_path / "clean", policy=strict, **detectors
     )
 
+    assert "validation: 120 patients, half of those given, will judge, where the policy's min" in caplog.messages[0]
+    assert "min_validation_patients is 1000: the gate cannot let the images pass; name more than 2000" in caplog.text
     assert done.decision.status != "pass"
     assert not done.written
     assert {path.name for path in (tmp_path / "clean").iterdir()} == {"report.json", "report.html"}
@@ -186,7 +189,8 @@ def test_it_gives_up_at_the_limit(real, detectors, policy, tmp_path):
 
     assert done.decision is None
     assert not done.written
-    assert done.n_drawn == len(sampler.drawn) == 50
+    assert done.n_drawn == 50
+    assert sampler.drawn == [0, *range(50)]
     assert done.n_passed < 20
     assert not (tmp_path / "clean").exists()
 
@@ -215,6 +219,19 @@ def test_encoders_are_trained_where_none_is_given(real, policy, tmp_path, few_st
     assert widths[0]["widths"] != widths[1]["widths"]
 
 
+def test_generator_that_cannot_draw_is_told_before_an_encoder_is_trained(real, tmp_path, caplog):
+    """Neither are patients known, which is told first."""
+    unknown = real["validation"].parent / "validation"
+
+    with pytest.raises(InputError, match=r"sampler: for 1 seeds from 0 on it returned \(8, 8\)"):
+        release(
+            SamplerDraw(lambda seeds: torch.zeros(8, 8)), 5, real["training"], unknown, output_dir=tmp_path / "clean"
+        )
+
+    assert [message.split(",")[0] for message in caplog.messages] == ["validation: unknown patients will judge"]
+    assert {path.name for path in (tmp_path / "clean_work").iterdir()} == {"drawn", "release.work"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -222,7 +239,7 @@ def test_encoders_are_trained_where_none_is_given(real, policy, tmp_path, few_st
         ({"limit": 5}, r"n: found 20 with a limit of 5"),
         ({"policy": "nowhere.yaml"}, r"nowhere\.yaml: cannot be read"),
         ({"validation": "nowhere"}, r"validation: nowhere does not exist"),
-        ({"judge": "nowhere.pt"}, r"nowhere\.pt does not exist"),
+        ({"encoder": None, "judge": "nowhere.pt"}, r"nowhere\.pt does not exist"),
         ({"alpha": 1.0}, r"alpha: found 1\.0, but must lie between 0 and 1"),
         ({"q": 0.0}, r"q: found 0\.0, but must lie between 0 and 1"),
     ],
