@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ class MemorizationHandler:
             random transforms and is read by nobody else. A data set is written to ``output_dir`` once, so that the
             final audit can use it too.
         validation: images of other patients, likewise.
-        sampler: draws images from seeds; see :mod:`monai_memorization.generation.sampling`.
+        sampler: draws images from seeds; see :mod:`monai_memorization.generation.sampling`. One of your own has to
+            switch its networks to evaluation mode itself.
         output_dir: folder for monitoring.csv, leaks.csv, the encoder and the images of data sets. They stay inside.
         interval: epochs between two checks; the first epoch is always checked.
         n_images: images drawn for a check.
@@ -121,7 +123,8 @@ class MemorizationHandler:
         device: where the encoder runs; None for the engine's.
 
     Raises:
-        InputError: if a number is out of its range; at the start of the run if the images are bad or too few.
+        InputError: if a number is out of its range; at the start of the run if the images are bad or too few; at a
+            check if the sampler returns no images, or runs a network of the engine in training mode.
     """
 
     def __init__(
@@ -189,8 +192,8 @@ class MemorizationHandler:
         epoch = engine.state.epoch
         if epoch > 1 and epoch % self.interval:
             return
-        ranks, metrics = self._ranks, None
-        with undisturbed(_networks(engine, self.sampler)):
+        ranks, metrics, networks = self._ranks, None, _networks(engine, self.sampler)
+        with undisturbed(networks), _evaluated(networks):
             seeds = range(FIRST_SEED, FIRST_SEED + self.n_images)[ranks.rank :: ranks.n]
             drawn = ranks.gather(self._draw_and_embed(seeds, _device(self.device, engine)))
             if ranks.rank == 0:
@@ -252,6 +255,25 @@ def _listed(source: Source, folder: Path, role: str, image_key: str) -> ImageSet
 def _networks(*holders: object) -> list[nn.Module]:
     """Return the networks among the attributes of an engine or a sampler."""
     return [value for holder in holders for value in vars(holder).values() if isinstance(value, nn.Module)]
+
+
+@contextmanager
+def _evaluated(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Refuse a sampler that runs one of the networks in training mode: its batch normalization then counts a batch."""
+    before = _batches_counted(networks)
+    try:
+        yield
+    finally:  # also where torch stops over a batch of one, after it was counted
+        if _batches_counted(networks) != before:
+            raise InputError(
+                "sampler: ran a network of the training in training mode, which changes the statistics of its batch "
+                "normalization and mixes the images of a batch; let it draw within monai.networks.utils.eval_mode"
+            )
+
+
+def _batches_counted(networks: Sequence[nn.Module]) -> list[int]:
+    buffers = chain.from_iterable(network.named_buffers() for network in networks)
+    return [int(value) for name, value in buffers if name.endswith("num_batches_tracked")]
 
 
 def _device(given: str | torch.device | None, engine: Engine) -> torch.device:

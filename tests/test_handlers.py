@@ -17,12 +17,14 @@ from made_up_images import smooth_images, write_csv, write_folder, write_image
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointSaver, EarlyStopHandler, StatsHandler, TensorBoardStatsHandler
+from monai.networks.utils import eval_mode
 from monai.transforms import RandGaussianNoised
 from torch import Tensor, nn
 
 from monai_memorization.auditing import audit
 from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.errors import InputError
+from monai_memorization.generation.sampling import FunctionSampler
 from monai_memorization.handlers import FIRST_SEED, EncoderTrainingHandler, MemorizationHandler
 
 METRICS = {"n_copies", "copy_rate", "n_mem", "mem_rate", "paper_n_copies", "paper_n_mem", "tau"}
@@ -174,6 +176,35 @@ def test_losses_and_all_that_is_random_are_the_same_with_and_without(handler):
     assert len(alone) == 6
     assert watched == alone
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+def own_function(network: nn.Module) -> FunctionSampler:
+    """Draws through batch normalization, which torch refuses for a single vector in training mode."""
+    network.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1), nn.Upsample((32, 32))))
+    return FunctionSampler(lambda n, seed: network(torch.rand(n, 1, 32, 32)))
+
+
+@pytest.mark.parametrize(
+    "sampler_of", [lambda network: lambda seeds: network(smooth_images(len(seeds))[:, None]), own_function]
+)
+def test_sampler_in_training_mode_is_refused(handler, sampler_of):
+    network = small_network()
+    sampler = sampler_of(network)
+
+    with pytest.raises(InputError, match=r"sampler: ran a network of the training in training mode.*eval_mode"):
+        trainer(network, [handler(sampler)], max_epochs=1).run()
+
+
+def test_own_function_in_evaluation_mode_is_fine(handler):
+    network = small_network()
+
+    def draw(n: int, seed: int) -> Tensor:
+        with eval_mode(network):
+            return network(torch.rand(n, 1, 32, 32))
+
+    engine = trainer(network, [handler(FunctionSampler(draw))], max_epochs=1)
+    engine.run()
+    assert engine.state.metrics.keys() >= METRICS
 
 
 def test_an_encoder_trained_in_between_does_not_change_the_training_either(

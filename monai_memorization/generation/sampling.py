@@ -197,7 +197,9 @@ class FunctionSampler:
     an image then has a seed of its own whatever the function does.
 
     Args:
-        function: called with n = 1 and the seed; returns a batch, (1, C, *spatial).
+        function: called with n = 1 and the seed; returns a batch, (1, C, *spatial). It has to switch its networks to
+            evaluation mode itself: in training mode batch normalization refuses a single vector, and learns from what
+            is drawn.
         value_range: of the images that it returns; brought to [0, 1].
     """
 
