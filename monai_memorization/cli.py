@@ -26,11 +26,11 @@ from monai_memorization.version import __version__
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0, or 2 for bad input or usage, with one line on standard error. `gate` returns 1 where the policy is broken and 3
-    where that is not known. Python itself exits with 1 after a crash.
+    0, or 2 for bad input or usage, or 130 where Ctrl-C stopped it, both with one line on standard error. `gate` returns
+    1 where the policy is broken and 3 where that is not known. Python itself exits with 1 after a crash.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("ignite").setLevel(logging.WARNING)
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)  # what it calls an error is raised too
     options = vars(parser().parse_args(arguments))
     command, verbose = options.pop("command"), options.pop("verbose")
     level = (logging.DEBUG if verbose else logging.INFO) if speaks() else logging.WARNING
@@ -40,6 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"monai-memorization: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if speaks():
+            # the others start anew: `release` draws again, `demo` trains again
+            goes_on = "; the same command goes on where it stopped" if command is _audit else ""
+            print(f"monai-memorization: stopped{goes_on}", file=sys.stderr)
+        return 130
     return status or 0
 
 

@@ -167,6 +167,27 @@ def test_audit_prints_the_verdict_and_where_the_report_lies(encoder_file, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (
+            "monai_memorization.auditing.audit",
+            ["audit", "--training", "t", "--synthetic", "s"],
+            "monai-memorization: stopped; the same command goes on where it stopped\n",
+        ),
+        ("monai_memorization.cli.read_image_set", ["split", "images"], "monai-memorization: stopped\n"),
+    ],
+)
+def test_ctrl_c_is_one_line(capsys, monkeypatch, tmp_path, function, arguments, message):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, interrupted)
+
+    assert main([*arguments, "--output-dir", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr() == ("", message)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["split", "nowhere", "--output-dir", "out"], r"^monai-memorization: images: nowhere does not exist"),
