@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from monai_memorization.errors import InputError
+from monai_memorization.errors import InputError, one_line
 from monai_memorization.files import write_text, written_together
 from monai_memorization.images.division import split
 from monai_memorization.images.sets import list_images, read_image_set
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int | None = command(**options)
     except InputError as error:
-        print(f"monai-memorization: {' '.join(str(error).split())}", file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if speaks():

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from types import TracebackType
 
 
 class InputError(ValueError):
@@ -16,6 +18,34 @@ class InputError(ValueError):
 
 class UnreadableError(InputError):
     """An image file that is damaged or empty of content; `--skip-unreadable` leaves such images out, and no others."""
+
+
+def bad_input(error: BaseException | None) -> InputError | None:
+    """Return the bad input that MONAI wrapped into errors of its own, or None."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return error
+
+
+def tell_bad_input() -> None:
+    """Let bad input end the process with its message alone, for configs.
+
+    MONAI's runner wraps it into errors of its own, and under their traceback of 80 lines it would not be found.
+    """
+    usual = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if (cause := bad_input(error)) is None:
+            usual(kind, error, trace)
+        else:
+            print(one_line(cause), file=sys.stderr)
+
+    sys.excepthook = tell
+
+
+def one_line(error: InputError) -> str:
+    """Write a message as the last line on a terminal."""
+    return f"monai-memorization: {' '.join(str(error).split())}"
 
 
 def counted(names: Sequence[str], noun: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -58,9 +59,9 @@ def encoder(encoder_file) -> ContrastiveEncoder:
 @pytest.fixture
 def unchanged_process() -> Iterator[None]:
     """Undo what the configs of a bundle and its logging.conf set for the whole process."""
-    handlers, level = logging.root.handlers[:], logging.root.level
+    handlers, level, hook = logging.root.handlers[:], logging.root.level, sys.excepthook
     yield
-    logging.root.handlers, logging.root.level = handlers, level
+    logging.root.handlers, logging.root.level, sys.excepthook = handlers, level, hook
     set_determinism(None)
 
 

@@ -275,6 +275,22 @@ def test_audit_runs_from_the_command_line_of_monai(bundle, encoder_file, tmp_pat
     assert json.loads((tmp_path / "out" / "report.json").read_text())["verdict"]["status"] == "copies_found"
 
 
+def test_bad_input_is_the_last_line_of_monais_runner(bundle, tmp_path):
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config(bundle, "train")]
+    result = subprocess.run([*command, "--training", "nowhere"], capture_output=True, text=True, cwd=tmp_path)
+
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("monai-memorization: training: nowhere does not exist; give")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("path", sorted((BUNDLE / "configs").glob("*.json")), ids=lambda path: path.stem)
+def test_every_config_tells_bad_input_plainly(path):
+    written = json.loads(path.read_text())
+
+    assert path.stem == "metadata" or written["initialize"][0] == "$tell_bad_input()"
+
+
 def test_readme_names_only_configs_and_options_that_exist():
     readme = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     commands = re.findall(r"^\s+python -m monai\.bundle run (.*)$", readme, re.M)

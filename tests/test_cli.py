@@ -245,7 +245,7 @@ def test_command_config_and_function_have_the_same_names_and_defaults():
     parameters = inspect.signature(audit).parameters
     config = json.loads(EVALUATE.read_text(encoding="utf-8"))
     options = defaults_of_command("audit")
-    keys = {key: config[key] for key in config if key not in ("_desc_", "imports", "bundle_root", "run")}
+    keys = {key: config[key] for key in config if key not in ("_desc_", "imports", "bundle_root", "initialize", "run")}
     defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
 
     assert list(options) == list(keys) == list(parameters)

@@ -15,7 +15,7 @@ from monai.transforms import SaveImage
 from torch import Tensor
 
 from monai_memorization.bundle_configs import read_config
-from monai_memorization.errors import InputError
+from monai_memorization.errors import InputError, bad_input
 from monai_memorization.generation.sampling import Sampler
 from monai_memorization.images.sets import read_image_set
 
@@ -135,7 +135,7 @@ class BundleDraw:
             workflow.run()
             workflow.finalize()
         except Exception as error:
-            if (cause := _input_error(error)) is not None:
+            if (cause := bad_input(error)) is not None:
                 raise cause from None
             raise
         if (written := _n_images(folder) - before) != len(seeds):
@@ -148,10 +148,3 @@ class BundleDraw:
 def _n_images(folder: Path) -> int:
     shown = any(not path.name.startswith(".") for path in folder.iterdir())
     return len(read_image_set(folder, "synthetic")) if shown else 0
-
-
-def _input_error(error: BaseException | None) -> InputError | None:
-    """Return the bad input that MONAI wrapped into errors of its own, or None."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__
-    return error
