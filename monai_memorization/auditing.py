@@ -24,6 +24,7 @@ from monai_memorization.images.prepared import prepared_batches
 from monai_memorization.images.roles import read_roles
 from monai_memorization.images.sets import ImageSet, check_seed
 from monai_memorization.ranks import current_ranks, on_every_rank
+from monai_memorization.reporting.limits import uneven_patients
 from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
 from monai_memorization.reporting.pictures import LONGEST_SIDE
 from monai_memorization.reporting.reasons import unknown_patients
@@ -202,6 +203,9 @@ def _warn(sets: Mapping[str, ImageSet], calibration: ImageSet, strata: Sequence[
         logger.warning("%s %s", *unknown_patients(unknown))
     if calibration.labels is not None and sets["synthetic"].labels is None:
         logger.warning("labels: the synthetic set has none, so that those of the validation set are not used")
+    counted = {"n_patients": calibration.n_patients, "n_patients_equal": calibration.n_patients_equal}
+    if (uneven := uneven_patients(counted)) is not None:
+        logger.warning("%s %s", *uneven)
     fewest, needed = min(stratum.n_patients for stratum in strata), n_patients_needed(alpha)
     if fewest < needed:
         logger.warning(

@@ -350,4 +350,11 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
 
 def _set(n_images: int, n_patients: int | None) -> dict[str, Any]:
     known = {"n_images": n_images, "n_patients": n_patients, "patients_known": n_patients is not None}
-    return known | {"n_unreadable": 0, "n_ignored": None, "n_resized": 0, "n_duplicates": 0}
+    equal = None if n_patients is None else 0.9 * n_patients
+    return known | {
+        "n_patients_equal": equal,
+        "n_unreadable": 0,
+        "n_ignored": None,
+        "n_resized": 0,
+        "n_duplicates": 0,
+    }

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta, betabinom, false_discovery_control, norm
 
 from monai_memorization.errors import InputError
+from monai_memorization.images.sets import ImageSet
+from monai_memorization.reporting.limits import uneven_patients
 from monai_memorization.statistics.conformal import (
     alpha_attained,
     attained_rank,
@@ -347,3 +351,18 @@ def test_largest_count_is_below_the_number_of_images():
 
 def test_count_at_least_includes_ties():
     assert count_at_least(tensor([0.1, 0.5, 0.5, 0.9]), tensor([0.5, 0.95, 0.0])).tolist() == [3, 0, 4]
+
+
+@pytest.mark.parametrize(("n_few", "n_images", "least"), [(10, 30, 0.055), (1, 200, 0.08)])
+def test_uneven_patients_are_flagged_beyond_the_level_and_told(n_few, n_images, least):
+    generator, n_replicates, rates = torch.Generator().manual_seed(8), 300, []
+    counts = [n_images] * n_few + [1] * (100 - n_few)
+    for _ in range(n_replicates):
+        of_patient = torch.randn(100, generator=generator).repeat_interleave(torch.tensor(counts))
+        scores = 0.9**0.5 * of_patient + 0.1**0.5 * torch.randn(sum(counts), generator=generator)
+        rates.append(norm.sf(threshold(scores, 0.05, 100)))
+    assert np.mean(rates) > least > alpha_attained(0.05, 100, sum(counts))
+    names = tuple(str(i) for i in range(sum(counts)))
+    patients = tuple(str(i) for i, n in enumerate(counts) for _ in range(n))
+    images = ImageSet("validation", names, tuple(map(Path, names)), patients, None, True)
+    assert uneven_patients({"n_patients": 100, "n_patients_equal": images.n_patients_equal}) is not None

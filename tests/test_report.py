@@ -124,6 +124,7 @@ def test_set_is_counted():
     assert known == {
         "n_images": 4,
         "n_patients": 3,
+        "n_patients_equal": 16 / 6,
         "patients_known": True,
         "n_unreadable": 0,
         "n_ignored": None,

@@ -254,6 +254,18 @@ def test_leaks_are_said_with_whose_images_they_are():
     assert "pixel by pixel: 7 (5 of the same patient, 2 of another). What a generator sees twice" in repeated
 
 
+def test_a_few_patients_with_most_of_the_images_are_told():
+    report = copies_found()
+    report["sets"]["validation"] |= {"n_patients": 100, "n_patients_equal": 50.0}
+    assert mistakes(report) == []
+
+    report["sets"]["validation"]["n_patients_equal"] = 16.7
+
+    (uneven,) = mistakes(report)
+    assert "A few of the 100 validation patients" in said(uneven.text)
+    assert "about 17 patients" in said(uneven.text)
+
+
 def test_leaks_of_an_older_report_are_passed_over():
     report = copies_found()
     del report["sets"]["leaks"]

@@ -57,6 +57,11 @@ class ImageSet:
         """Number of different patients."""
         return len(set(self.patient_ids))
 
+    @property
+    def n_patients_equal(self) -> float:
+        """Number of patients with equally many images that would say as much: Kish's n^2 / (sum of squares)."""
+        return len(self) ** 2 / sum(n**2 for n in Counter(self.patient_ids).values())
+
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Return the images at ``indices``, in that order."""
         chosen = list(indices)

@@ -9,7 +9,13 @@ from typing import Any
 
 from monai_memorization.reporting.formats import count, p_value, percent, percent_interval, say
 from monai_memorization.reporting.reasons import Reason
-from monai_memorization.reporting.wording import all_patients, fewest_patients, patients, things
+from monai_memorization.reporting.wording import (
+    all_patients,
+    calibration_role,
+    fewest_patients,
+    patients,
+    things,
+)
 from monai_memorization.statistics.conformal import n_patients_needed
 
 
@@ -38,6 +44,8 @@ def mistakes(report: Mapping[str, Any]) -> list[Reason]:
                 "again.",
             )
         )
+    if (uneven := uneven_patients(report["sets"][calibration_role(report)])) is not None:
+        caveats.append(uneven)
     if found.get("repeated_in_training"):
         whose = say(
             " ({} of the same patient, {} of another)",
@@ -52,6 +60,23 @@ def mistakes(report: Mapping[str, Any]) -> list[Reason]:
             )
         )
     return caveats
+
+
+def uneven_patients(validation: Mapping[str, Any]) -> Reason | None:
+    """Say that a few patients have most of the images on which the error rates rest; None where they have not.
+
+    Args:
+        validation: `n_patients` and `n_patients_equal` of the set.
+    """
+    n, equal = validation.get("n_patients"), validation.get("n_patients_equal")
+    if n is None or equal is None or equal >= n / 2:
+        return None
+    return Reason(
+        f"A few of the {count(n)} validation patients have most of the images, which say no more than those of about "
+        f"{count(round(equal))} patients with equally many would. The error rates, which count {count(n)}, are too "
+        "good: honest images may be flagged more often.",
+        "Keep a few images of each validation patient, chosen at random, and audit again.",
+    )
 
 
 def limits(report: Mapping[str, Any]) -> list[str]:

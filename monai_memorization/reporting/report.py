@@ -92,6 +92,7 @@ def describe_set(embeddings: Embeddings) -> dict[str, Any]:
     return {
         "n_images": len(images),
         "n_patients": images.n_patients if images.has_patients else None,
+        "n_patients_equal": images.n_patients_equal if images.has_patients else None,
         "patients_known": images.has_patients,
         "n_unreadable": len(embeddings.unreadable),
         "n_ignored": images.n_ignored,
