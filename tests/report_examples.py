@@ -106,6 +106,7 @@ def released() -> dict[str, Any]:
             "noticeable_rate": 0.11,
         },
     }
+    report["verdict"]["noticeable_rate"] = 0.11
     return report
 
 

@@ -126,7 +126,7 @@ def _filtered(_: Mapping[str, Any]) -> Reason:
     return Reason(
         "The set is what a filter left. The copies in it are those that the filter overlooked, and how well planted "
         "copies are found says nothing about those.",
-        "Audit the set as it was drawn, or have `monai-memorization release` draw, filter and judge: it measures how "
+        "Audit the set as it was drawn, or have monai-memorization release draw, filter and judge: it measures how "
         "many copies of the kind that passes are found.",
     )
 
