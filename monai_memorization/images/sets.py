@@ -3,28 +3,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from monai_memorization.errors import InputError, counted, some
 from monai_memorization.files import write_text
+from monai_memorization.images.lists import read_columns
 from monai_memorization.images.series import series_folders
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".npy", ".dcm")
 LARGEST_SEED = 2**63 - 1
-KEYS = ("image", "patient_id", "label")
 
 
 @dataclass(frozen=True)
@@ -101,10 +98,7 @@ def read_image_set(source: str | Path, role: str) -> ImageSet:
         return _from_folder(source.parent, role, source.name)
     if not source.is_file():
         raise InputError(f"{role}: {source} does not exist; give a folder of images, a CSV or a MONAI data list (JSON)")
-    readers = {".csv": _csv_rows, ".json": _data_list_rows}
-    if source.suffix.lower() not in readers:
-        raise InputError(f"{role}: {source} is neither a folder, a CSV nor a MONAI data list (JSON)")
-    return _from_rows(readers[source.suffix.lower()](source, role), source, role)
+    return _from_list(source, role)
 
 
 def data_list(source: str | Path, role: str, key: str = "image") -> list[dict[str, str]]:
@@ -201,76 +195,12 @@ def _refuse(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be searched ({error.strerror}); its images would go unseen") from None
 
 
-def _csv_rows(source: Path, role: str) -> list[dict[str, Any]]:
-    cure = "save it as UTF-8, comma separated"
-    try:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:  # pandas raises a ValueError for what does not parse or decode
-        raise InputError(f"{role}: {source} cannot be read as CSV ({error}); {cure}") from None
-    names = [str(name).strip() for name in table.columns]
-    if "image" not in names and any(mark in name for name in names for mark in ";\t"):
-        raise InputError(f"{role}: {source} has the columns {names}, which are not parted by commas; {cure}")
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first values of the rows for their names
-        raise InputError(
-            f"{role}: {source} has more values in its first row than columns in its header; name every column, and put "
-            "quotes around a value with a comma"
-        )
-    return [dict(zip(names, row, strict=True)) for row in table.itertuples(index=False, name=None)]
-
-
-def _data_list_rows(source: Path, role: str) -> list[Any]:
-    try:
-        content = json.loads(source.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{role}: {source} cannot be read as JSON ({error})") from None
-    if isinstance(content, dict):
-        lists = {key: value for key, value in content.items() if isinstance(value, list)}
-        if role not in lists and len(lists) != 1:
-            raise InputError(f"{role}: {source} has no section {role!r}; its lists are {sorted(lists)}")
-        content = lists[role] if role in lists else next(iter(lists.values()))
-    if not isinstance(content, list):
-        raise InputError(f"{role}: {source} holds no list of images")
-    return content
-
-
-def _from_rows(rows: Sequence[Any], source: Path, role: str) -> ImageSet:
-    entries = [row if isinstance(row, Mapping) else {"image": row} for row in rows]
-    if not entries:
-        raise InputError(f"{role}: {source} lists no image")
-    _refuse_near_misses(entries, source, role)
-    ids = tuple(_value(entry, "image", source, role) for entry in entries)
+def _from_list(source: Path, role: str) -> ImageSet:
+    columns = read_columns(source, role)
+    ids, patients, labels = columns["image"], columns.get("patient_id"), columns.get("label")
     paths = tuple(source.parent / name for name in ids)
     _check_files(ids, paths, source, role)
-    patients, labels = (_column(entries, key, source, role) for key in ("patient_id", "label"))
     return ImageSet(role, ids, paths, patients or ids, labels, patients is not None)
-
-
-def _refuse_near_misses(entries: Sequence[Mapping[str, Any]], source: Path, role: str) -> None:
-    """Refuse a name that is nearly one of ``KEYS``: without patients, those in two sets would go unseen."""
-    meant = {_bare(key): key for key in KEYS}
-    for name in sorted({key for entry in entries for key in entry} - set(KEYS)):
-        if _bare(name) in meant:
-            raise InputError(
-                f"{role}: {source} has {name!r}, which is not read; call it {meant[_bare(name)]!r} if that is meant, "
-                "or give it another name"
-            )
-
-
-def _bare(key: str) -> str:
-    return re.sub(r"[-_\s]", "", key).lower()
-
-
-def _column(entries: Sequence[Mapping[str, Any]], key: str, source: Path, role: str) -> tuple[str, ...] | None:
-    if not any(key in entry for entry in entries):
-        return None
-    return tuple(_value(entry, key, source, role) for entry in entries)
-
-
-def _value(entry: Mapping[str, Any], key: str, source: Path, role: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str | int) or str(value).strip() == "":
-        raise InputError(f"{role}: an entry of {source} has no {key!r}; it has {dict(entry)}; every entry needs one")
-    return str(value).replace("\\", "/") if key == "image" else str(value).strip()
 
 
 def _check_files(ids: Sequence[str], paths: Sequence[Path], source: Path, role: str) -> None:

@@ -128,13 +128,7 @@ def noticeable_rate(
     A flagged share below the attained level shows that this generator's images are flagged less often than validation
     images are; copies that make up for the difference would not be seen, so the difference over the recall is added.
 
-    Args:
-        n_flagged: copy candidates.
-        n_images: images audited.
-        alpha: level of the candidates.
-        strata: those that gave the candidates.
-        planted: share found and number of training images planted.
-        seed: of the draws.
+    Arguments as of `rate_at_power_interval`.
 
     Returns:
         A rate in [0, 1].
