@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything whose speed a GPU changes, measured in one run of a few minutes; one JSON.
 
-Ceilings of the machine (matrix product, copy), exact search, embedding, encoder training, both stages of the default 2D
+Ceilings of the machine (matrix product, copy), exact search, registration, embedding, encoder training, both stages of the default 2D
 recipe, sampling. Each figure is the median of several timings after a warm-up, with their range. The results of the GPU
 are also held against those of the CPU. Without a GPU it runs on the CPU, which `--tiny` makes a matter of seconds.
 
@@ -30,6 +30,7 @@ from monai_memorization.detector.contrastive import nt_xent
 from monai_memorization.detector.embeddings import embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.registration import agreement
 from monai_memorization.detector.views import Views
 from monai_memorization.generation.sampling import LatentDiffusionSampler
 
@@ -46,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     result: dict[str, Any] = {"machine": _machine()}
-    parts = (_ceilings, _search, _encoder, _latent_diffusion)
+    parts = (_ceilings, _search, _registration, _encoder, _latent_diffusion)
     for part in parts:
         start = time.perf_counter()
         result[part.__name__[1:]] = part(options.tiny) | {"seconds": round(time.perf_counter() - start, 1)}
@@ -89,6 +90,21 @@ def _search(tiny: bool) -> dict[str, Any]:
     on_cpu = nearest(query[:1000].cpu(), reference[:5000].cpu())
     result["same_index_as_cpu"] = bool((index.cpu() == on_cpu[1]).all())
     result["largest_difference_from_cpu"] = float((similarity.cpu() - on_cpu[0]).abs().max())
+    return result
+
+
+def _registration(tiny: bool) -> dict[str, Any]:
+    """Images registered per second with four candidates each, and how far their agreement is from the CPU's."""
+    result: dict[str, Any] = {}
+    for name, sides in {"32x32": (32, 32), "24x24x24": (24, 24, 24)}.items():
+        candidates = torch.randn(4 if tiny else 64, 4, 1, *sides)
+        query = candidates[:, 0] + 0.5 * torch.randn(len(candidates), 1, *sides)
+        on_device = query.to(DEVICE), candidates.to(DEVICE)
+        difference = agreement(*on_device).cpu() - agreement(query, candidates)
+        result[name] = {
+            "registered_per_s": _rate(partial(agreement, *on_device), len(query)),
+            "largest_difference_from_cpu": float(difference.abs().max()),
+        }
     return result
 
 

@@ -16,9 +16,12 @@ def test_every_part_is_measured(tmp_path, monkeypatch, capsys):
 
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert json.loads(capsys.readouterr().out) == result
-    assert list(result) == ["machine", "ceilings", "search", "encoder", "latent_diffusion"]
+    assert list(result) == ["machine", "ceilings", "search", "registration", "encoder", "latent_diffusion"]
     assert result["search"]["same_index_as_cpu"] is True
     assert result["search"]["largest_difference_from_cpu"] == pytest.approx(0, abs=1e-5)
+    assert all(
+        part["largest_difference_from_cpu"] < 1e-4 for name, part in result["registration"].items() if "x" in name
+    )
     assert result["encoder"]["16x16"]["largest_difference_from_cpu"] == pytest.approx(0, abs=1e-4)
     rates = result["latent_diffusion"]["16x16"]["diffusion_steps_per_s"]
     assert {"float32", "amp", "amp_channels_last"} == set(rates)
