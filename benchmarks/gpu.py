@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything whose speed a GPU changes, measured in one run of a few minutes; one JSON.
 
-Ceilings of the machine (matrix product, copy), exact search, registration, embedding, encoder training, both stages of the default 2D
-recipe, sampling. Each figure is the median of several timings after a warm-up, with their range. The results of the GPU
-are also held against those of the CPU. Without a GPU it runs on the CPU, which `--tiny` makes a matter of seconds.
+Ceilings of the machine (matrix product, copy), exact search, registration, embedding, encoder training, both stages of
+the default 2D recipe, sampling. Each figure is the median of several timings after a warm-up, with their range. The
+results of the GPU are also held against those of the CPU. Without a GPU it runs on the CPU, which `--tiny` makes a
+matter of seconds.
 
     python benchmarks/gpu.py --output gpu.json [--tiny]
 """
