@@ -15,7 +15,7 @@ from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.encoder_training import obtain_encoder, of_other_images
 from monai_memorization.detector.leaks import find_leaks, refuse_identical, refuse_shared
 from monai_memorization.detector.regions import place
-from monai_memorization.errors import InputError
+from monai_memorization.errors import InputError, some
 from monai_memorization.files import check_writable, written_together
 from monai_memorization.filtering import was_filtered
 from monai_memorization.findings import Findings, measure, timed
@@ -189,8 +189,8 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()  # which the search computes in
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device: {device!r} cannot be used here ({reason}); give cpu, cuda or auto") from None
     return device
@@ -203,6 +203,14 @@ def _warn(sets: Mapping[str, ImageSet], calibration: ImageSet, strata: Sequence[
         logger.warning("%s %s", *unknown_patients(unknown))
     if calibration.labels is not None and sets["synthetic"].labels is None:
         logger.warning("labels: the synthetic set has none, so that those of the validation set are not used")
+    unplanted = [s for s in strata if sets["training"].labels is not None and s.label not in sets["training"].labels]
+    if unplanted and strata[0].label is not None:
+        logger.warning(
+            "labels: %d synthetic images are labelled %s, as no training image is; how well copies are found among "
+            "them is not known",
+            sum(len(s.synthetic) for s in unplanted),
+            some([repr(s.label) for s in unplanted]),
+        )
     counted = {"n_patients": calibration.n_patients, "n_patients_equal": calibration.n_patients_equal}
     if (uneven := uneven_patients(counted)) is not None:
         logger.warning("%s %s", *uneven)

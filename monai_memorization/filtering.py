@@ -25,7 +25,8 @@ from monai_memorization.reporting.report import hash_images
 Suspicion = Literal["candidates", "fdr"]
 _COLUMNS: dict[Suspicion, str] = {"candidates": "copy_candidate", "fdr": "in_fdr_list"}
 DATA_LIST = "synthetic.json"
-MARK = "filtered"
+IMAGES = "images"
+FILTERED = "filtered"  # key of a data list
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def filter_synthetic(
             f"{audit_dir}: all {len(images)} images are suspected, so nothing is left; train the generator anew, "
             "docs/copies_found.md says how"
         )
-    write_data_list(images.subset(kept), Path(output_dir), filtered=True)
+    write_data_list(images.subset(kept), Path(output_dir))
+    mark_filtered(Path(output_dir) / DATA_LIST)
     return Filtered(Path(output_dir) / DATA_LIST, len(kept), len(images) - len(kept), len(listed) - len(images))
 
 
@@ -114,15 +116,20 @@ def read_suspected(
 
 
 def was_filtered(source: str | Path) -> bool:
-    """Tell whether a set is what a filter left, by the mark in its data list, which lies beside or above its images.
+    """Tell whether a set is what a filter left, by the mark in its data list.
 
-    No planted copy stands for the copies in it: the filter took out those that are like planted ones.
+    That is the source, or lies in its folder or above the folder of the images. No planted copy stands for the copies
+    in such a set: the filter took out those that are like planted ones.
     """
-    source = Path(source)
-    if source.is_file():
-        return _is_marked(source)
-    # a folder may be that of the list or images/ in it, with a pattern behind either
-    return any(_is_marked(place / DATA_LIST) for place in (source, *list(source.absolute().parents)[:2]))
+    source = Path(source).absolute()
+    marked = [place for place in (source, *source.parents) if _is_marked(place / DATA_LIST)]
+    below = [source.relative_to(place).parts for place in marked]
+    return _is_marked(source) or any(len(parts) < 2 or parts[0] == IMAGES for parts in below)
+
+
+def mark_filtered(path: Path) -> None:
+    """Mark a data list for :func:`was_filtered`."""
+    write_text(path, json.dumps({FILTERED: True} | json.loads(path.read_text(encoding="utf-8")), indent=2) + "\n")
 
 
 def _is_marked(path: Path) -> bool:
@@ -132,18 +139,13 @@ def _is_marked(path: Path) -> bool:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError, RecursionError):
         return False  # whoever reads the set says what is wrong
-    return isinstance(content, dict) and content.get(MARK) is True
+    return isinstance(content, dict) and content.get(FILTERED) is True
 
 
-def write_data_list(images: ImageSet, folder: Path, filtered: bool = False) -> None:
+def write_data_list(images: ImageSet, folder: Path) -> None:
     """Write a set to a new folder: links to its files under images/, and a MONAI data list of them.
 
     Names are those of the files, with the folders that they do not all have in common.
-
-    Args:
-        images: the set.
-        folder: a new or empty folder.
-        filtered: whether a filter left them, for :func:`was_filtered`.
 
     Raises:
         InputError: if the folder is not new or empty, or cannot be written.
@@ -151,15 +153,14 @@ def write_data_list(images: ImageSet, folder: Path, filtered: bool = False) -> N
     # a list may name files by "..", which must not lead out of the new folder
     plain = [Path(os.path.normpath(path.absolute())) for path in images.paths]
     root = os.path.commonpath([path.parent for path in plain])
-    names = ["images/" + path.relative_to(root).as_posix() for path in plain]
+    names = [f"{IMAGES}/" + path.relative_to(root).as_posix() for path in plain]
     items: list[dict[str, Any]] = [{"image": name} for name in names]
     if images.labels is not None:
         items = [item | {"label": label} for item, label in zip(items, images.labels, strict=True)]
     with new_folder(folder) as unfinished:
         for path, name in zip(images.paths, names, strict=True):
             _link(path, unfinished / name)
-        content = ({MARK: True} if filtered else {}) | {"synthetic": items}
-        write_text(unfinished / DATA_LIST, json.dumps(content, indent=2) + "\n")
+        write_text(unfinished / DATA_LIST, json.dumps({"synthetic": items}, indent=2) + "\n")
 
 
 def _link(path: Path, target: Path) -> None:

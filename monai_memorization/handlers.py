@@ -120,7 +120,7 @@ class MemorizationHandler:
         alpha: level of the copy candidates.
         image_key: entry of the items of a data set that holds the image.
         seed: of the choice of patients and of the encoder's training.
-        device: where the encoder runs; None for the engine's.
+        device: where the encoder runs and images are compared; None for the engine's, of which it then takes memory.
 
     Raises:
         InputError: if a number is out of its range; at the start of the run if the images are bad or too few; at a
@@ -193,7 +193,7 @@ class MemorizationHandler:
         if epoch > 1 and epoch % self.interval:
             return
         ranks, metrics, networks = self._ranks, None, _networks(engine, self.sampler)
-        with undisturbed(networks), _evaluated(networks):
+        with undisturbed(networks), _refusing_training_mode(networks):
             seeds = range(FIRST_SEED, FIRST_SEED + self.n_images)[ranks.rank :: ranks.n]
             drawn = ranks.gather(self._draw_and_embed(seeds, _device(self.device, engine)))
             if ranks.rank == 0:
@@ -258,7 +258,7 @@ def _networks(*holders: object) -> list[nn.Module]:
 
 
 @contextmanager
-def _evaluated(networks: Sequence[nn.Module]) -> Iterator[None]:
+def _refusing_training_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
     """Refuse a sampler that runs one of the networks in training mode: its batch normalization then counts a batch."""
     before = _batches_counted(networks)
     try:

@@ -37,7 +37,7 @@ class Detector:
         path: weights of the encoder.
         training: the training set.
         report: of the audit.
-        device: where the encoder runs.
+        device: where the encoder runs, and where images are compared.
         skip_unreadable: leave out images that cannot be read.
         cache_dir: where that audit kept its embeddings; None embeds the training set again.
     """

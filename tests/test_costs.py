@@ -19,7 +19,7 @@ def test_hours_are_operations_over_rates_and_seconds_of_images(costs):
     each, rates = {"hash": 1e-3, "read and embed": 0.01, "register": 2e-3}, dict.fromkeys(costs.OPERATIONS, 1e12)
     alone = costs.hours(10**6, each, rates, 1, 1)
     assert alone["read and embed"] == pytest.approx(2e6 * 0.01 / 3600, rel=0.01)
-    assert alone["search"] == pytest.approx(2 * 128 * 1e12 / 1e12 / 3600, rel=0.01)
+    assert alone["search"] == pytest.approx(3 * 2 * 128 * 1e12 / 1e12 / 3600, rel=0.01)
     assert alone["windows"] == pytest.approx(9 * 2 * 256 / 3600, rel=0.01)
     assert alone["near-identical"] == pytest.approx(2 * 4 * 2 * 256 / 3600, rel=0.01)  # S in T, and T in itself
     divided = costs.hours(10**6, each, rates, 8, 128)

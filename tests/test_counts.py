@@ -198,6 +198,22 @@ def test_copy_rate_is_floored_at_zero():
     assert copy_rate(24, 100, 0.05) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_interval_of_labels_holds_where_a_patients_images_are_the_same(shared):
+    """38 patients with ten identical images of each label: the level is that of rank 1, though r is nearly 2."""
+    generator, covered, n_patients, n_replicates = torch.Generator().manual_seed(9), 0, 38, 300
+    patients = [f"{i}" if shared else f"{label}{i}" for label in "ab" for i in range(n_patients) for _ in range(10)]
+    strata = stratify(patients, 20, ["a"] * 380 + ["b"] * 380, ["a", "b"] * 10)
+    low, high = false_alarm_rate_interval(0.05, strata)
+    for _ in range(n_replicates):
+        values = torch.randn(2, n_patients, generator=generator)
+        values[1] = values[0] if shared else values[1]
+        validation = values.repeat_interleave(10, dim=1).flatten()
+        levels = [threshold(validation[s.validation], 0.05, s.n_patients) for s in strata]
+        covered += low <= float((1 - torch.special.ndtr(torch.tensor(levels))).mean()) <= high
+    assert covered / n_replicates >= 0.95 - 3 * (0.95 * 0.05 / n_replicates) ** 0.5
+
+
 # --- the interval of the copy rate ---
 
 

@@ -62,7 +62,13 @@ def test_audit_of_what_a_filter_left_gives_no_clean_verdict(audited, encoder_fil
     filter_synthetic(audit_dir, synthetic, tmp_path / "clean")
     sets = {role: synthetic.parent / role for role in ("training", "validation")}
 
-    for name in ("synthetic.json", "images", "images/*.png", ""):
+    shutil.copy(tmp_path / "clean" / "synthetic.json", tmp_path / "moved.json")
+    (tmp_path / "clean" / "all.csv").write_text("image\n")
+    (tmp_path / "clean" / "later").mkdir()
+    for name in ("moved.json", "clean", "clean/all.csv", "clean/images/a/b", "clean/images/a/*.png"):
+        assert was_filtered(tmp_path / name), name
+    assert not was_filtered(tmp_path / "clean" / "later" / "images")  # another set, put there
+    for name in ("synthetic.json", "images", "images/*.png"):
         report = audit(**sets, synthetic=tmp_path / "clean" / name, output_dir=tmp_path / "out", encoder=encoder_file)
         assert report["verdict"]["status"] == "inconclusive"
         assert "filtered" in report["verdict"]["reasons"], name

@@ -151,6 +151,10 @@ def test_plants_have_the_labels_of_the_synthetic_images():
     few = choose_plants_within(["a"] * 90 + ["b"] * 10, {"a": 100, "b": 300}, seed=0, n=200).tolist()
     assert sorted(few)[-10:] == list(range(90, 100))
     assert len(few) == 13
+    # eight equal labels and 12 plants: the four that are left go round
+    eight = choose_plants_within(list("abcdefgh") * 20, dict.fromkeys("abcdefgh", 25), seed=0, n=12).tolist()
+    assert len(eight) == 12
+    assert sorted(["abcdefgh"[i % 8] for i in eight].count(label) for label in "abcdefgh") == [1] * 4 + [2] * 4
     # a label that no synthetic image has is not planted, one that no training image has cannot be
     assert set(choose_plants_within(labels, {"b": 1, "c": 99}, seed=0).tolist()) <= set(range(90, 120))
     assert choose_plants_within(labels, {"c": 9}, seed=0).tolist() == []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, threshold
-from monai_memorization.statistics.rates import copy_rate_at_power
+from monai_memorization.statistics.rates import copy_rate_at_power, copy_rate_interval
 from monai_memorization.statistics.residual import (
     noticeable_rate,
     rate_at_power_interval,
@@ -133,6 +133,19 @@ def test_noticeable_rate_falls_with_the_recall_and_is_a_rate(n_flagged, recall, 
     counted = n_flagged, 200, ALPHA, one_stratum(100, 200)
     rate, of_half = (noticeable_rate(*counted, (share, n_planted)) for share in (recall, recall / 2))
     assert 0 <= rate <= of_half <= 1
+
+
+@given(st.integers(0, 60), st.floats(0.3, 1), st.integers(20, 400))
+@settings(deadline=None, max_examples=30)
+def test_noticeable_rate_lies_above_the_interval_of_the_copies_that_are_seen(n_flagged, recall, n_patients):
+    strata = one_stratum(n_patients, 60)
+    seen = copy_rate_interval(n_flagged, 60, ALPHA, strata)[1]
+    # quantiles of 4,000 draws
+    assert noticeable_rate(n_flagged, 60, ALPHA, strata, (recall, 256)) >= min(1, seen) - 0.02
+
+
+def test_nothing_is_noticeable_where_copies_are_found_as_seldom_as_honest_images_are_flagged():
+    assert noticeable_rate(25, 1000, ALPHA, one_stratum(100, 1000), (0.04, 256)) == 1
 
 
 def test_flags_fewer_than_chance_never_promise_to_notice_every_copy():

@@ -203,8 +203,8 @@ def test_absolute_path_in_a_csv_is_taken_as_it_is(folder, tmp_path_factory):
         ("image,patient_id\nimages/a.png,Doe, Jane\n", r"list\.csv has more values in its first row than columns"),
         ("image,patient_id\nimages/a.png,7,\nimages/b.png,8\n", r"first row .*; name every column, and put quotes"),
         ("image;patient_id\nimages/a.png;7\n", r"list\.csv has the columns \['image;patient_id'\], .* comma separated"),
-        ("image;patient_id\nimages/a.png;Doe, Jane\n", r"which are not parted by commas; .* comma separated"),
-        ("image\tpatient_id\nimages/a.png\t7\n", r"which are not parted by commas; .* comma separated"),
+        ("image;patient_id\nimages/a.png;Doe, Jane\n", r"which are not separated by commas; .* comma separated"),
+        ("image\tpatient_id\nimages/a.png\t7\n", r"which are not separated by commas; .* comma separated"),
     ],
 )
 def test_bad_csv_is_named_with_what_is_wrong(folder, text, message):

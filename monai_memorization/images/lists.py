@@ -50,7 +50,7 @@ def _csv_rows(source: Path, role: str) -> list[dict[str, Any]]:
         raise InputError(f"{role}: {source} cannot be read as CSV ({error}); {cure}") from None
     names = [str(name).strip() for name in table.columns]
     if "image" not in names and any(mark in name for name in names for mark in ";\t"):
-        raise InputError(f"{role}: {source} has the columns {names}, which are not parted by commas; {cure}")
+        raise InputError(f"{role}: {source} has the columns {names}, which are not separated by commas; {cure}")
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first values of the rows for their names
         raise InputError(
             f"{role}: {source} has more values in its first row than columns in its header; name every column, and put "

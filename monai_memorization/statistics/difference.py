@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.optimize import brentq
@@ -39,9 +39,10 @@ def copy_rate_difference_ci(
 
     Training set, validation set, encoder and alpha must be the same, and the two synthetic sets drawn independently.
     The false-alarm rate A of that one threshold is then unknown but common, and does not count twice: the ends are
-    percentiles of max(0, (f2 - A) / (1 - A)) - max(0, (f1 - A) / (1 - A)) with A, f1 and f2 distributed as for
-    `copy_rate_interval`. P(difference <= d) is the mean over A and f1 of P(f2 <= A + (1 - A) (d + c1)), c1 the first
-    rate, and 0 where d + c1 < 0. Within label each label's false-alarm rate is common.
+    percentiles of max(0, (f2 - A) / (1 - A)) - max(0, (f1 - A) / (1 - A)) with A distributed as for
+    `copy_rate_interval`, f1 and f2 as Beta(x + 1/2, n_S - x + 1/2) (Jeffreys). P(difference <= d) is the mean over A
+    and f1 of P(f2 <= A + (1 - A) (d + c1)), c1 the first rate, and 0 where d + c1 < 0. Within label each label's
+    false-alarm rate is common.
 
     Args:
         before: first audit.
@@ -58,6 +59,9 @@ def copy_rate_difference_ci(
     """
     if [_validation(s) for s in before.strata] != [_validation(s) for s in after.strata]:
         raise ValueError("before and after: other labels or validation images, so the false-alarm rate is not common")
+    # older reports do not say which labels share patients, and the rates of both have to be paired alike
+    shared = {s.label for audit in (before, after) for s in audit.strata if s.shares_patients}
+    before, after = (_with_shared(audit, shared) for audit in (before, after))
     if not all(audit.n_synthetic and mean_alpha_attained(alpha, audit.strata) for audit in (before, after)):
         return None
     # the same seed pairs the labels alike in both, so a rate of one and a rate of the other belong together
@@ -75,6 +79,10 @@ def copy_rate_difference_ci(
         return float(brentq(lambda d: probability_up_to(d) - probability, -1 - 1e-9, 1 + 1e-9, xtol=1e-6))
 
     return max(-1.0, end((1 - level) / 2)), min(1.0, end((1 + level) / 2))
+
+
+def _with_shared(audit: FlaggedSet, labels: Collection[str | None]) -> FlaggedSet:
+    return replace(audit, strata=[replace(s, shares_patients=s.label in labels) for s in audit.strata])
 
 
 def _validation(stratum: Stratum) -> tuple[str | None, int, int]:

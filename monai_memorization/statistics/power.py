@@ -133,7 +133,8 @@ def choose_plants_within(
         labels: of the training images, n_T.
         n_synthetic: synthetic images of each label; other training images are not chosen.
         seed: of the choice.
-        n: at most so many, but one of each label that the training set has; fewer where it has too few of a label.
+        n: at most so many, and one of each label that is too rare for a share of them; fewer where the training set has
+            too few images of a label.
 
     Returns:
         Positions, int64.
@@ -141,9 +142,15 @@ def choose_plants_within(
     order = choose_plants(len(labels), seed, len(labels)).tolist()
     there = {label: [i for i in order if labels[i] == label] for label in n_synthetic if label in labels}
     total = sum(n_synthetic[label] for label in there)
-    largest = min((len(plants) * total / n_synthetic[label] for label, plants in there.items()), default=0)
-    quota = {label: max(1, round(min(n, largest) * n_synthetic[label] / total)) for label in there}
-    return torch.tensor([i for label, plants in there.items() for i in plants[: quota[label]]], dtype=torch.int64)
+    n = min([n, *(len(plants) * total // n_synthetic[label] for label, plants in there.items())])
+    quota = {label: n * n_synthetic[label] // total for label in there}
+    # what rounding down left goes to the largest remainders
+    by_remainder = sorted(there, key=lambda label: n * n_synthetic[label] % total, reverse=True)
+    for label in by_remainder[: n - sum(quota.values())]:
+        quota[label] += 1
+    return torch.tensor(
+        [i for label, plants in there.items() for i in plants[: max(1, quota[label])]], dtype=torch.int64
+    )
 
 
 def measure_power(

@@ -112,8 +112,8 @@ def false_alarm_rate_interval(
     if len(strata) == 1:
         return false_alarm_rate_ci(alpha, strata[0].n_patients, len(strata[0].validation), level)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    alike, independent = (false_alarm_rates(alpha, strata, seed, extreme).quantile(ends) for extreme in (0, 1))
-    return float(min(alike[0], independent[0])), float(max(alike[1], independent[1]))
+    extremes = torch.stack([false_alarm_rates(alpha, strata, seed, extreme).quantile(ends) for extreme in range(3)])
+    return float(extremes[:, 0].min()), float(extremes[:, 1].max())
 
 
 def n_mem_total_bound(abundance: Tensor, expected_false: float, n_training: int) -> float | None:
@@ -173,7 +173,7 @@ def false_alarm_rates(
         alpha: level of the candidates.
         strata: those that give the candidates.
         seed: of the pairing; strata of the same labels are paired alike by the same seed.
-        extreme: 0 for a patient's images alike, 1 for independent ones, see `false_alarm_shapes`.
+        extreme: 0 for a patient's images alike, 1 for independent, 2 for wholly alike ones: `false_alarm_shapes`.
         n_rates: how many values; 500, or 10,000 with several strata, where left out.
 
     Returns:

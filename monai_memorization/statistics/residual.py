@@ -50,8 +50,8 @@ def residual_interval(
     """Interval of the share of copies among the images that were left, over four sources of error.
 
     Drawn together: the false-alarm rate A of this validation set, Beta as in `copy_rate_interval`; the flagged share F
-    of the generator, Beta(x + 1/2, n - x + 1/2); the recall R, Beta(k + 1/2, m - k + 1/2) for k of m planted training
-    images found; and the number of copies among the n_left images, binomial with (1 - R) pi / (1 - F).
+    of the generator, Beta(x + 1/2, n - x + 1/2) (Jeffreys); the recall R, Beta(k + 1/2, m - k + 1/2) for k of m planted
+    training images found; and the number of copies among the n_left images, binomial with (1 - R) pi / (1 - F).
     m counts training images, not planted copies: copies of one image are found or overlooked together, and a share
     that is known per image varies most if it is always 0 or 1, so this errs on the wide side.
 
@@ -99,6 +99,8 @@ def rate_at_power_interval(
 ) -> tuple[float, float]:
     """Interval of `copy_rate_at_power`, over the false-alarm rate, the flagged share and the recall.
 
+    The flagged share is distributed at each end as for `copy_rate_interval`, the recall as for `residual_interval`.
+
     Args:
         n_flagged: copy candidates.
         n_images: images audited.
@@ -113,10 +115,12 @@ def rate_at_power_interval(
     """
     if n_images == 0 or planted[1] == 0 or mean_alpha_attained(alpha, strata) == 0:
         return 0.0, 1.0
-    false_alarms, flagged, recall = _draw(
-        np.random.default_rng(seed), n_flagged, n_images, alpha, strata, planted, seed
-    )
-    low, high = np.quantile(_rate(flagged, false_alarms, recall), [(1 - level) / 2, (1 + level) / 2])
+    rng, rest = np.random.default_rng(seed), n_images - n_flagged
+    false_alarms, _, recall = _draw(rng, n_flagged, n_images, alpha, strata, planted, seed)
+    fewest = rng.beta(n_flagged, rest + 1, N_DRAWS) if n_flagged > 0 else np.zeros(N_DRAWS)
+    most = rng.beta(n_flagged + 1, rest, N_DRAWS) if rest > 0 else np.ones(N_DRAWS)
+    low = np.quantile(_rate(fewest, false_alarms, recall), (1 - level) / 2)
+    high = np.quantile(_rate(most, false_alarms, recall), (1 + level) / 2)
     return float(low), float(high)
 
 
@@ -131,11 +135,14 @@ def noticeable_rate(
     Arguments as of `rate_at_power_interval`.
 
     Returns:
-        A rate in [0, 1].
+        A rate in [0, 1]; 1 where planted copies are found no more often than honest images are flagged.
     """
-    deficit = max(0.0, mean_alpha_attained(alpha, strata) - n_flagged / max(1, n_images))
+    attained = mean_alpha_attained(alpha, strata)
+    if planted[0] <= attained:
+        return 1.0
+    deficit = max(0.0, attained - n_flagged / max(1, n_images))
     highest = rate_at_power_interval(n_flagged, n_images, alpha, strata, planted, seed)[1]
-    return min(1.0, highest + deficit / planted[0]) if planted[0] > 0 else 1.0
+    return min(1.0, highest + deficit / planted[0])
 
 
 def _draw(
