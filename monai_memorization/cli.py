@@ -13,9 +13,8 @@ from typing import Any, NoReturn
 import yaml
 
 from monai_memorization.errors import InputError, one_line
-from monai_memorization.files import write_text, written_together
-from monai_memorization.images.division import split
-from monai_memorization.images.sets import list_images, read_image_set
+from monai_memorization.images.division import split, write_division
+from monai_memorization.images.sets import read_image_set
 from monai_memorization.injection import inject
 from monai_memorization.ranks import say, speaks
 from monai_memorization.reporting.sentences import verdict_line
@@ -204,18 +203,7 @@ def _demo(output_dir: Path, volumes: bool) -> None:
 
 def _split(images: Path, output_dir: Path, share: float, seed: int) -> None:
     sides = split(read_image_set(images, "images"), share, seed)
-    lists = {output_dir / f"{side.role}.csv": list_images(side, output_dir) for side in sides}
-    if images.resolve() in [path.resolve() for path in lists]:
-        raise InputError(f"output_dir: {images} itself would be replaced; name another folder")
-    for path, text in lists.items():
-        if path.exists() and not _holds(path, text):
-            raise InputError(
-                f"output_dir: {path} exists with other content, and a generator may have been trained on it; name "
-                "another folder, or remove it"
-            )
-    with written_together(output_dir) as folder:
-        for path, text in lists.items():
-            write_text(folder / path.name, text)
+    lists = write_division(sides, output_dir, images)
     for path, side in zip(lists, sides, strict=True):
         print(f"{path}: {len(side)} images of {side.n_patients} patients")
     if not sides[0].has_patients:
@@ -225,13 +213,6 @@ def _split(images: Path, output_dir: Path, share: float, seed: int) -> None:
             f"validation: {sides[1].n_patients} patients, but alpha 0.05 needs at least {needed}: an audit cannot flag "
             "any image. Give a larger --share, or more patients."
         )
-
-
-def _holds(path: Path, text: str) -> bool:
-    try:
-        return path.read_bytes() == text.encode()
-    except OSError:
-        return False
 
 
 def _audit(output_dir: Path, **options: Any) -> None:

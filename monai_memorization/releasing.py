@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +141,8 @@ def release(
     for path in (encoder, judge):
         if path is not None:
             load_encoder(path)
-    with tempfile.TemporaryDirectory(dir=work) as trial:
-        draw(range(1), Path(trial))
+    draw(range(1), work / "trial")
+    shutil.rmtree(work / "trial")
     encoders = _obtain_encoders(training_set, {"filter": encoder, "judge": judge}, work, common)
     filtering = common | {"encoder": encoders["filter"]} | _listed(halves["filter"], work / "filter_validation")
     n_drawn, passed, filtered = _draw_and_filter(draw, n, limit, work, filtering)
@@ -233,9 +232,10 @@ def _clear(output: Path, work: Path) -> None:
     if work.is_dir() and any(work.iterdir()) and not (work / MARK).is_file():
         raise InputError(f"work_dir: {work} is not the folder of an earlier release; name a new one, or empty it")
     check_writable(work)
-    for name in ("drawn", "passed"):
+    for name in ("trial", "drawn", "passed"):
         shutil.rmtree(work / name, ignore_errors=True)
-    (work / "drawn").mkdir(parents=True)
+    for name in ("trial", "drawn"):
+        (work / name).mkdir(parents=True)
     write_text(work / MARK, "Made by `monai-memorization release`: patient data, stays inside.\n")
 
 

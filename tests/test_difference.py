@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,12 @@ def drawn(before: FlaggedSet, after: FlaggedSet, n: int = 400_000) -> tuple[floa
 )
 def test_ends_are_percentiles_of_the_drawn_difference(before, after):
     assert copy_rate_difference_ci(before, after, ALPHA) == pytest.approx(drawn(before, after), abs=0.004)
+
+
+def test_audits_of_which_one_does_not_say_which_labels_share_patients_are_paired_alike():
+    both = within_labels(60, 100, 300)
+    told = replace(both, strata=[replace(stratum, shares_patients=True) for stratum in both.strata])
+    assert copy_rate_difference_ci(both, told, ALPHA) == copy_rate_difference_ci(told, told, ALPHA)
 
 
 def test_more_copies_are_a_rise_and_fewer_a_fall():

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Divide image sets by patient, and keep those divided apart."""
+"""Divide image sets by patient, write what came of it, and keep those divided apart."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from monai_memorization.errors import InputError, counted, some
-from monai_memorization.images.sets import ImageSet, check_seed, read_image_set
+from monai_memorization.files import write_text, written_together
+from monai_memorization.images.sets import ImageSet, check_seed, list_images, read_image_set
 
 
 def check_disjoint(training: ImageSet, validation: ImageSet) -> None:
@@ -85,3 +87,39 @@ def cap_patients(source: str | Path | ImageSet, n: int, seed: int = 0, role: str
         if met[images.patient_ids[i]] <= n:
             chosen.append(i)
     return images.subset(sorted(chosen))
+
+
+def write_division(sides: Sequence[ImageSet], folder: Path, source: Path) -> list[Path]:
+    """Write each side as a CSV that has its role for a name; all or none.
+
+    Args:
+        sides: of :func:`split`.
+        folder: where to.
+        source: what was divided.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: if one would replace the source or another list.
+    """
+    lists = {folder / f"{side.role}.csv": list_images(side, folder) for side in sides}
+    if source.resolve() in [path.resolve() for path in lists]:
+        raise InputError(f"output_dir: {source} itself would be replaced; name another folder")
+    for path, text in lists.items():
+        if path.exists() and not _holds(path, text):
+            raise InputError(
+                f"output_dir: {path} exists with other content, and a generator may have been trained on it; name "
+                "another folder, or remove it"
+            )
+    with written_together(folder) as unfinished:
+        for path, text in lists.items():
+            write_text(unfinished / path.name, text)
+    return list(lists)
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
