@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from overhead import commit, machine
 from torch import Tensor
+from training_rates import rounded
 
 from monai_memorization.detector.candidates import N_CANDIDATES, nearest_patients
 from monai_memorization.detector.embeddings import Embeddings, embed
@@ -179,11 +180,6 @@ def cpu_seconds(function: Callable[[], Any]) -> float:
     start = time.process_time()
     function()
     return time.process_time() - start
-
-
-def rounded(value: float) -> float:
-    """Round to three digits."""
-    return float(f"{value:.3g}")
 
 
 if __name__ == "__main__":

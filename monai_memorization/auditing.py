@@ -203,16 +203,15 @@ def _warn(sets: Mapping[str, ImageSet], calibration: ImageSet, strata: Sequence[
         logger.warning("%s %s", *unknown_patients(unknown))
     if calibration.labels is not None and sets["synthetic"].labels is None:
         logger.warning("labels: the synthetic set has none, so that those of the validation set are not used")
-    unplanted = [s for s in strata if sets["training"].labels is not None and s.label not in sets["training"].labels]
-    if unplanted and strata[0].label is not None:
+    known = sets["training"].labels
+    if unplanted := [s for s in strata if known is not None and s.label is not None and s.label not in known]:
         logger.warning(
             "labels: %d synthetic images are labelled %s, as no training image is; how well copies are found among "
             "them is not known",
             sum(len(s.synthetic) for s in unplanted),
             some([repr(s.label) for s in unplanted]),
         )
-    counted = {"n_patients": calibration.n_patients, "n_patients_equal": calibration.n_patients_equal}
-    if (uneven := uneven_patients(counted)) is not None:
+    if (uneven := uneven_patients(calibration.n_patients, calibration.n_patients_equal)) is not None:
         logger.warning("%s %s", *uneven)
     fewest, needed = min(stratum.n_patients for stratum in strata), n_patients_needed(alpha)
     if fewest < needed:

@@ -77,7 +77,6 @@ def filter_synthetic(
             "docs/copies_found.md says how"
         )
     write_data_list(images.subset(kept), Path(output_dir))
-    mark_filtered(Path(output_dir) / DATA_LIST)
     return Filtered(Path(output_dir) / DATA_LIST, len(kept), len(images) - len(kept), len(listed) - len(images))
 
 
@@ -127,11 +126,6 @@ def was_filtered(source: str | Path) -> bool:
     return _is_marked(source) or any(len(parts) < 2 or parts[0] == IMAGES for parts in below)
 
 
-def mark_filtered(path: Path) -> None:
-    """Mark a data list for :func:`was_filtered`."""
-    write_text(path, json.dumps({FILTERED: True} | json.loads(path.read_text(encoding="utf-8")), indent=2) + "\n")
-
-
 def _is_marked(path: Path) -> bool:
     if path.suffix != ".json" or not path.is_file():
         return False
@@ -143,7 +137,7 @@ def _is_marked(path: Path) -> bool:
 
 
 def write_data_list(images: ImageSet, folder: Path) -> None:
-    """Write a set to a new folder: links to its files under images/, and a MONAI data list of them.
+    """Write what a filter left to a new folder: links to its files under images/, and a MONAI data list, marked.
 
     Names are those of the files, with the folders that they do not all have in common.
 
@@ -160,7 +154,7 @@ def write_data_list(images: ImageSet, folder: Path) -> None:
     with new_folder(folder) as unfinished:
         for path, name in zip(images.paths, names, strict=True):
             _link(path, unfinished / name)
-        write_text(unfinished / DATA_LIST, json.dumps({"synthetic": items}, indent=2) + "\n")
+        write_text(unfinished / DATA_LIST, json.dumps({FILTERED: True, "synthetic": items}, indent=2) + "\n")
 
 
 def _link(path: Path, target: Path) -> None:

@@ -126,8 +126,10 @@ def measure(
             n_near_identical=int((identical >= 0).sum()),
             seed=seed,
         )
-        paper = measure_paper_protocol(*_compared(training, validation, synthetic), seed=seed)
-        controls = _controls(training, validation, calibration, synthetic, seed)
+        where = training.device
+        vectors = training.vectors.to(where), validation.vectors.to(where), synthetic.vectors.to(where)
+        paper = measure_paper_protocol(*vectors, seed=seed)
+        controls = _controls(vectors, validation, calibration, synthetic, seed)
     noticeable = None
     if power.working_recall is not None:
         planted = power.working_recall, power.n_planted
@@ -225,14 +227,18 @@ def own_labels(images: ImageSet, thresholds: Mapping[str | None, float]) -> Sequ
 
 
 def _controls(
-    training: Embeddings, validation: Embeddings, calibration: Embeddings, synthetic: Embeddings, seed: int
+    vectors: tuple[Tensor, Tensor, Tensor],
+    validation: Embeddings,
+    calibration: Embeddings,
+    synthetic: Embeddings,
+    seed: int,
 ) -> dict[str, Any]:
     """Compare synthetic images with those they are calibrated on, and real with real ones: never reconstructed."""
     patients = validation.images.patient_ids
     gap = gap_auc(calibration.vectors, synthetic.vectors, calibration.images.patient_ids, seed)
     shares: tuple[float | None, float | None] = (None, None)
     if len(set(patients)) > 1:
-        shares = nearest_in_training(*_compared(training, validation, synthetic), patients, seed)
+        shares = nearest_in_training(*vectors, patients, seed)
     return {
         "gap_auc": gap.auc,
         "gap_auc_ci": gap.ci,
@@ -241,12 +247,6 @@ def _controls(
         "nearest_in_training": shares[0],
         "nearest_in_training_real": shares[1],
     }
-
-
-def _compared(training: Embeddings, validation: Embeddings, synthetic: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the embeddings of the three sets on the device where they are compared."""
-    vectors = training.vectors, validation.vectors, synthetic.vectors
-    return tuple(v.to(training.device) for v in vectors)  # type: ignore[return-value]
 
 
 def _accumulation(

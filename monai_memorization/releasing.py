@@ -17,7 +17,7 @@ from monai_memorization.detector.encoder_training import obtain_encoder
 from monai_memorization.detector.shards import hash_weights
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable, new_folder, write_text
-from monai_memorization.filtering import DATA_LIST, mark_filtered, read_suspected, write_data_list
+from monai_memorization.filtering import DATA_LIST, read_suspected, write_data_list
 from monai_memorization.gating import Decision, apply_policy, read_policy
 from monai_memorization.generation.draws import Draw
 from monai_memorization.images.division import check_disjoint, split
@@ -156,7 +156,6 @@ def release(
     with new_folder(output) as folder:
         if decision.status == "pass":
             write_data_list(kept, folder)
-            mark_filtered(folder / DATA_LIST)
         write_report(report, folder / "report.json")
         write_report_page(report, folder / "report.html")
     return Release(n_drawn, len(passed), report, decision)
@@ -281,5 +280,4 @@ def _judge(
     judge = describe_judge(report, filtering, judging, common["seed"], common["n_plants"])
     # what is left has passed the filter, as few planted copies have
     report["verdict"] = restate(report["verdict"], judge["noticeable_rate"])
-    mark_filtered(synthetic)  # for whoever audits it again; the judge knows
     return report | {"release": residual | {"judge": judge}}

@@ -365,4 +365,10 @@ def test_uneven_patients_are_flagged_beyond_the_level_and_told(n_few, n_images, 
     names = tuple(str(i) for i in range(sum(counts)))
     patients = tuple(str(i) for i, n in enumerate(counts) for _ in range(n))
     images = ImageSet("validation", names, tuple(map(Path, names)), patients, None, True)
-    assert uneven_patients({"n_patients": 100, "n_patients_equal": images.n_patients_equal}) is not None
+    equal = sum(counts) ** 2 / sum(n**2 for n in counts)
+    told = uneven_patients(images.n_patients, images.n_patients_equal)
+    assert told is not None
+    assert "A few of the 100 validation patients have most of the images" in told.text
+    assert f"those of about {round(equal)} patients" in told.text
+    one_each = images.subset([patients.index(str(i)) for i in range(100)])
+    assert uneven_patients(one_each.n_patients, one_each.n_patients_equal) is None

@@ -151,7 +151,7 @@ def test_nothing_is_noticeable_where_copies_are_found_as_seldom_as_honest_images
 def test_flags_fewer_than_chance_never_promise_to_notice_every_copy():
     none_flagged = noticeable_rate(0, 1000, ALPHA, one_stratum(1000, 1000), (0.8, 10_000))
     # 5 % copies of which 80 % are found would make up for the honest images that are not flagged
-    assert none_flagged > 0.05 / 0.8 - 0.02
+    assert none_flagged == pytest.approx(alpha_attained(ALPHA, 1000) / 0.8, abs=1e-4)
     assert noticeable_rate(0, 10, ALPHA, one_stratum(10, 10), (0.8, 100)) == 1  # no image can be flagged
 
 

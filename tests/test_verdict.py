@@ -101,6 +101,15 @@ def test_every_combination_follows_the_rule():
         assert bool(verdict.reasons) == (verdict.status != "no_copies_found")
 
 
+@pytest.mark.parametrize("noticeable", [0.2, 1.0])
+@pytest.mark.parametrize("reasons", [["filtered"], ["filtered", "nothing_noticeable"], ["low_power", "filtered"]])
+def test_judge_takes_the_place_of_the_doubts_about_a_filtered_set(reasons, noticeable):
+    verdict = restate({"status": "inconclusive", "reasons": reasons, "noticeable_rate": 0.04}, noticeable)
+    left = ["nothing_noticeable"] * (noticeable == 1) + ["low_power"] * ("low_power" in reasons)
+    assert verdict["reasons"] == left
+    assert verdict["status"] == ("inconclusive" if left else "no_copies_found")
+
+
 @pytest.mark.parametrize(
     ("status", "noticeable", "restated"),
     [

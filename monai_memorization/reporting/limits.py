@@ -44,7 +44,9 @@ def mistakes(report: Mapping[str, Any]) -> list[Reason]:
                 "again.",
             )
         )
-    if (uneven := uneven_patients(report["sets"][calibration_role(report)])) is not None:
+    validation = report["sets"][calibration_role(report)]
+    uneven = uneven_patients(validation.get("n_patients"), validation.get("n_patients_equal"))
+    if uneven is not None:
         caveats.append(uneven)
     if found.get("repeated_in_training"):
         whose = say(
@@ -62,13 +64,13 @@ def mistakes(report: Mapping[str, Any]) -> list[Reason]:
     return caveats
 
 
-def uneven_patients(validation: Mapping[str, Any]) -> Reason | None:
+def uneven_patients(n: int | None, equal: float | None) -> Reason | None:
     """Say that a few patients have most of the images on which the error rates rest; None where they have not.
 
     Args:
-        validation: `n_patients` and `n_patients_equal` of the set.
+        n: `n_patients` of the set; None where not known.
+        equal: its `n_patients_equal`.
     """
-    n, equal = validation.get("n_patients"), validation.get("n_patients_equal")
     if n is None or equal is None or equal >= n / 2:
         return None
     return Reason(

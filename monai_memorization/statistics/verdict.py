@@ -91,13 +91,18 @@ def decide(
 
 
 def restate(verdict: Mapping[str, Any], noticeable: float) -> dict[str, Any]:
-    """Return a verdict, as a report records it, with another copy rate that would have been noticed.
+    """Return a verdict on what a filter left, with the copy rate that a judge of what passes would have noticed.
+
+    That takes the place of the doubts that stand for its not being known.
 
     Args:
         verdict: `verdict` of a report.
         noticeable: X.
     """
-    status, reasons = verdict["status"], verdict["reasons"]
-    if status == "no_copies_found" and noticeable >= 1:
-        status, reasons = "inconclusive", ["nothing_noticeable", *reasons]
+    status, reasons = verdict["status"], list(verdict["reasons"])
+    if status != "copies_found":
+        reasons = [code for code in reasons if code not in ("filtered", "nothing_noticeable")]
+        if noticeable >= 1:
+            reasons.insert(0, "nothing_noticeable")
+        status = "inconclusive" if set(reasons) - {"no_patient_ids"} else "no_copies_found"
     return {**verdict, "status": status, "reasons": reasons, "noticeable_rate": noticeable}
