@@ -121,6 +121,7 @@ class MemorizationHandler:
         image_key: entry of the items of a data set that holds the image.
         seed: of the choice of patients and of the encoder's training.
         device: where the encoder runs and images are compared; None for the engine's, of which it then takes memory.
+        clip: intensities at which images are cut off, as of the audit.
 
     Raises:
         InputError: if a number is out of its range; at the start of the run if the images are bad or too few; at a
