@@ -4,7 +4,8 @@
 #
 # The quickest remedy is to leave the suspects out. This tutorial shows what that is worth, on a set in which every copy
 # is known: a filter takes out what its own audit sees, that audit finds nothing afterwards, and copies are left all the
-# same. What can judge is an audit by another detector with other validation patients. It goes on from
+# same. Another detector with other validation patients sees hardly more of them, so that no audit of what a filter left
+# concludes. It goes on from
 # [An audit whose answer is known](known_copies.ipynb), runs in about three minutes on one CPU core, and needs
 # `pip install 'monai-memorization[demo]'`.
 
@@ -92,7 +93,8 @@ def tell(report: dict) -> None:
     """Print what an audit says."""
     calibrated = report["calibrated"]
     low, high = calibrated["copy_rate_ci"]
-    print(f"verdict: {report['verdict']['status']}, copy candidates: {calibrated['n_copies']}")
+    verdict = report["verdict"]
+    print(f"verdict: {verdict['status']} ({', '.join(verdict['reasons'])}), copy candidates: {calibrated['n_copies']}")
     print(f"copy rate: {calibrated['copy_rate']:.2f}, 95 % interval {low:.2f} to {high:.2f}")
 
 
@@ -115,9 +117,10 @@ print(f"kept {filtered.n_kept} images, left {filtered.n_dropped} out")
 print(f"copies left: {left['easy']} easy, {left['hard']} hard, {n_copies_left / len(kept):.0%} of the set")
 
 # %% [markdown]
-# ## The filter's own audit says that all is well
+# ## The filter's own audit finds nothing
 #
-# It has to: what it sees was taken out. This is no evidence of anything.
+# It has to: what it sees was taken out. This is no evidence of anything. The filter's data list says that it is one, so
+# the audit does not conclude.
 
 # %%
 again = audit(training, folder / "filter.csv", filtered.data_list, folder / "again", encoder=first)
@@ -134,9 +137,9 @@ tell(audit(training, folder / "judge.csv", filtered.data_list, folder / "judged"
 print("gate:", gate(folder / "judged").status)
 
 # %% [markdown]
-# It sees a little more, and is wrong all the same: more is left than the upper end of its interval. The reason is in
-# the power test. An audit plants copies as generators usually alter them, and found most of those. These are altered
-# more. What it says holds for copies like the planted ones.
+# It flags hardly more images than chance would: the interval ends below what is left, and begins at nothing. It knows
+# that it was given what a filter left, and does not conclude either. The reason is in the power test. An audit plants
+# copies as generators usually alter them, and found most of those. What passes a filter is altered more.
 #
 # ## Show the audit what copies of your generator look like
 #
@@ -158,14 +161,15 @@ tell(shown)
 print(f"of the copies that went through the autoencoder it finds {recall:.0%}")
 
 # %% [markdown]
-# Now the audit does not conclude. Its verdict rests on the kind of copies that it finds least, and of those that this
-# generator makes half go unseen: "no copies found" would be no answer for them.
+# Now there is a second reason, `low_power`. A verdict rests on the kind of copies that the audit finds least, and of
+# those that this generator makes half and more go unseen: "no copies found" would be no answer for them, of a set that
+# no filter has seen either.
 #
 # ## What to take from it
 #
-# - A filtered set that its own filter finds clean is no evidence.
-# - A judge of its own is better evidence, for copies like those that it was shown. Show it those of your generator.
+# - A filtered set that its own filter finds clean is no evidence, and another detector's audit alone is little more.
 # - `monai-memorization release` draws, filters, and has a judge with half of the validation patients state what may be
-#   left, in one command.
+#   left, in one command: by how many of the planted copies that pass the filter the judge finds. That concludes.
+# - Show every audit what copies of your generator look like.
 # - A model that copies most of the time is better trained anew: "Your audit found copies: what now?" of the
 #   documentation has the remedies in the order of what they cost.
