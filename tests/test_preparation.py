@@ -159,6 +159,23 @@ def test_colour_dicom_has_three_channels(tmp_path):
     assert torch.equal(read_image(path), torch.from_numpy(pixels).movedim(-1, 0).float())
 
 
+def test_palette_of_a_dicom_is_looked_up(tmp_path):
+    indices = np.arange(12, dtype=np.uint8).reshape(3, 4) % 4
+    grey = np.array([10, 200, 50, 120], dtype=np.uint16)
+    palette = {f"{colour}PaletteColorLookupTableDescriptor": [4, 0, 16] for colour in ("Red", "Green", "Blue")}
+    palette |= {f"{colour}PaletteColorLookupTableData": grey.tobytes() for colour in ("Red", "Green", "Blue")}
+    path = write_dicom(indices, tmp_path / "palette.dcm", "PALETTE COLOR", **palette)
+
+    assert torch.equal(read_image(path), torch.from_numpy(grey[indices].astype(np.float32))[None])
+
+
+def test_dicom_whose_slope_and_intercept_are_left_empty_is_read(tmp_path):
+    pixels = np.array([[0, 1000], [2000, 3000]], dtype=np.uint16)
+    path = write_dicom(pixels, tmp_path / "ct.dcm", RescaleSlope=None, RescaleIntercept=None)
+
+    assert read_image(path).tolist() == [pixels.tolist()]
+
+
 @pytest.mark.parametrize("orientation", ["LAS", "RPI", "PIR", "SAL", "IPL"])
 def test_volume_in_another_orientation_is_prepared_alike(orientation, tmp_path):
     volume = smooth_images(1, (12, 10, 8), seed=3)[0]
@@ -179,6 +196,26 @@ def test_volume_with_channels_last_gets_them_first(tmp_path):
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "two.nii.gz")
 
     assert torch.equal(read_image(tmp_path / "two.nii.gz"), torch.from_numpy(volume).movedim(-1, 0))
+
+
+def test_colour_picture_in_a_nifti_file_is_a_picture(tmp_path):
+    colours = smooth_images(3, SIZE)
+    # as MONAI writes one: columns, rows, one slice, channels
+    nibabel.save(nibabel.Nifti1Image(colours.numpy().T[:, :, None], np.eye(4)), tmp_path / "colour.nii.gz")
+
+    assert torch.equal(read_image(tmp_path / "colour.nii.gz"), colours)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".nii.gz"])
+def test_complex_values_are_refused_not_cut_down_to_their_real_part(suffix, tmp_path):
+    array, path = np.random.default_rng(0).random((6, 7, 8)).astype(np.complex64), tmp_path / f"complex{suffix}"
+    if suffix == ".npy":
+        np.save(path, array)
+    else:
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+
+    with pytest.raises(InputError, match=r"complex\S+: cannot be read .*it holds complex values; give their magnitude"):
+        read_image(path)
 
 
 def test_intensities_go_from_the_percentiles_to_0_and_1():
@@ -300,7 +337,7 @@ def spoil(tmp_path: Path, what: str) -> Path:
         ("words", "cannot be read .*could not convert"),
         ("pickled", "cannot be read .*allow_pickle"),
         ("zero bytes", "cannot be read"),
-        ("folder", "cannot be read .*directory"),
+        ("folder", "a folder without the slices of a DICOM series"),
         ("missing", "cannot be read .*No such file"),
         ("truncated .png", "cannot be read"),
         ("truncated .npy", "cannot be read"),

@@ -142,6 +142,10 @@ def test_slices_of_different_size_are_told(volume, tmp_path):
         read_image(folder)
 
 
+def test_folder_of_slices_may_be_named_like_a_file(volume, tmp_path):
+    assert read_image(write_series(volume, AXIAL, tmp_path / "scan.dcm")).shape == (1, *SIZE)
+
+
 def test_folder_without_slices_is_no_image(tmp_path):
     (tmp_path / "empty").mkdir()
 
@@ -149,10 +153,15 @@ def test_folder_without_slices_is_no_image(tmp_path):
         read_image(tmp_path / "empty")
 
 
-def test_series_of_volumes_is_refused(tmp_path):
-    path = write_nifti(np.random.default_rng(0).random((8, 9, 10, 30)), np.eye(4), tmp_path / "bold.nii.gz")
+@pytest.mark.parametrize("suffix", [".npy", ".nii.gz"])
+def test_series_of_volumes_is_refused(suffix, tmp_path):
+    array, path = np.random.default_rng(0).random((8, 9, 10, 30)), tmp_path / f"bold{suffix}"
+    if suffix == ".npy":
+        np.save(path, array)
+    else:
+        write_nifti(array, np.eye(4), path)
 
-    with pytest.raises(InputError, match=r"bold\.nii\.gz: is 8x9x10x30, a series of volumes; give one volume per file"):
+    with pytest.raises(InputError, match=r"bold\S+: is 8x9x10x30, a series of volumes; give one volume per file"):
         read_image(path)
 
 

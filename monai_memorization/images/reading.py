@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pydicom
 import torch
 from PIL import Image
+from pydicom.pixels.processing import apply_color_lut
 from torch import Tensor
 
 from monai_memorization.errors import InputError, UnreadableError
@@ -42,11 +43,13 @@ def read_with_spacing(path: Path) -> tuple[Tensor, Spacing | None]:
 
     Raises:
         InputError: if the file is of an unknown kind, holds many volumes, or the folder several series.
-        UnreadableError: if it cannot be read, or holds NaN, infinite or constant intensities.
+        UnreadableError: if it cannot be read, or holds complex, NaN, infinite or constant intensities.
     """
-    if (suffix := kind(path)) is None and not path.is_dir():
-        raise InputError(f"{path}: unknown kind of image; known are {', '.join(_READERS)}")
-    reader = _READERS[suffix] if suffix is not None else read_series
+    reader: Callable[[Path], tuple[Array, Spacing | None]] = read_series
+    if not path.is_dir():
+        if (suffix := kind(path)) is None:
+            raise InputError(f"{path}: unknown kind of image; known are {', '.join(_READERS)}")
+        reader = _READERS[suffix]
     try:
         array, spacing = reader(path)
         image = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
@@ -83,23 +86,31 @@ def _refuse_huge(shape: Sequence[int]) -> None:
         raise ValueError(f"its header claims {'x'.join(map(str, shape))} values, more than {MAX_VALUES:,}")
 
 
+def _refuse_complex(dtype: np.dtype[Any]) -> None:
+    """Refuse what a conversion to real numbers would leave the real part of."""
+    if dtype.kind == "c":
+        raise ValueError("it holds complex values; give their magnitude")
+
+
+def _refuse_series(path: Path, shape: Sequence[int], n_channels: int) -> None:
+    if n_channels > MAX_CHANNELS:
+        raise InputError(
+            f"{path}: is {'x'.join(map(str, shape))}, a series of volumes; give one volume per file, or one with at "
+            f"most {MAX_CHANNELS} sequences as channels"
+        )
+
+
 def _read_nifti(path: Path) -> tuple[Array, Spacing | None]:
     stored: Any = nibabel.load(path)
     _refuse_huge(stored.shape)
+    _refuse_complex(stored.get_data_dtype())
     volume = nibabel.as_closest_canonical(stored)
-    if len([side for side in volume.shape[3:] if side > 1]) > 1 or max(volume.shape[3:], default=1) > MAX_CHANNELS:
-        raise InputError(
-            f"{path}: is {'x'.join(map(str, volume.shape))}, a series of volumes; give one volume per file, or "
-            f"one with at most {MAX_CHANNELS} sequences as channels"
-        )
+    _refuse_series(path, volume.shape, math.prod(volume.shape[3:]))
     array = np.asarray(volume.dataobj, dtype=np.float32)
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim == 3 and 1 in array.shape:  # one slice, whichever way it lies
-        array = array.squeeze(array.shape.index(1))
-    if array.ndim == 2:
-        return array.T[None], None  # rows and columns, as pictures are stored
-    return (array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)), _voxel_size(stored, volume.affine)
+    array = array.reshape(*(*array.shape, 1, 1)[:3], -1)  # (X, Y, Z, C)
+    if 1 in array.shape[:3]:  # one slice, whichever way it lies
+        return array.squeeze(array.shape.index(1)).T, None  # rows and columns, as pictures are stored
+    return np.moveaxis(array, -1, 0), _voxel_size(stored, volume.affine)
 
 
 def _voxel_size(stored: Any, canonical: Array) -> Spacing | None:
@@ -114,9 +125,11 @@ def _voxel_size(stored: Any, canonical: Array) -> Spacing | None:
 
 def _read_numpy(path: Path) -> tuple[Array, None]:
     array = np.load(path, allow_pickle=False)
+    _refuse_complex(array.dtype)
     if array.ndim == 2 or (array.ndim == 3 and min(array.shape[0], array.shape[-1]) > MAX_CHANNELS):
         return array[None], None
     if array.ndim in (3, 4):
+        _refuse_series(path, array.shape, min(array.shape[0], array.shape[-1]))
         return (array if array.shape[0] <= MAX_CHANNELS else np.moveaxis(array, -1, 0)), None
     raise ValueError(f"has {array.ndim} dimensions")
 
@@ -124,6 +137,8 @@ def _read_numpy(path: Path) -> tuple[Array, None]:
 def _read_dicom(path: Path) -> tuple[Array, None]:
     dataset = pydicom.dcmread(path)
     _refuse_huge([dataset.get(name) or 1 for name in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")])
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        return np.moveaxis(apply_color_lut(dataset.pixel_array, dataset), -1, 0), None
     array = stored_values(dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         array = array.max() - array

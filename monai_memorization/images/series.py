@@ -88,10 +88,10 @@ def slice_series(path: Path) -> str | None:
 
 
 def stored_values(dataset: Dataset) -> npt.NDArray[np.float32]:
-    """Return the pixels of a file after rescale slope and intercept."""
+    """Return the pixels of a file after rescale slope and intercept, which some files name and leave empty."""
     pixels = dataset.pixel_array.astype(np.float32)
-    values: npt.NDArray[np.float32] = pixels * float(dataset.get("RescaleSlope", 1))
-    return values + float(dataset.get("RescaleIntercept", 0))
+    values: npt.NDArray[np.float32] = pixels * float(dataset.get("RescaleSlope") or 1)
+    return values + float(dataset.get("RescaleIntercept") or 0)
 
 
 def series_folders(paths: Iterable[Path]) -> set[Path]:
