@@ -138,6 +138,16 @@ def test_file_that_was_cut_off_is_written_again(tmp_path):
         assert (tmp_path / "images" / "000001.npy").read_bytes() == whole
 
 
+def test_folders_whose_names_have_dots_get_lists_of_their_own(tmp_path):
+    tables = [
+        export_images([{"image": image[None]}], tmp_path / name, "training")
+        for name, image in zip(("run_1.0", "run_1.5"), smooth_images(2), strict=True)
+    ]
+
+    assert [table.name for table in tables] == ["run_1.0.csv", "run_1.5.csv"]
+    assert [len(read_image_set(table, "training")) for table in tables] == [1, 1]
+
+
 def test_image_of_more_channels_than_can_be_read_is_refused(tmp_path):
     with pytest.raises(InputError, match="has 5 channels, at most 4 are read"):
         export_images([{"image": torch.rand(5, 8, 8)}], tmp_path / "images", "training")

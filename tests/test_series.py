@@ -15,6 +15,7 @@ from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.errors import InputError
 from monai_memorization.images.preparation import Preparation
 from monai_memorization.images.reading import read_image, read_with_spacing
+from monai_memorization.images.series import series_folders
 from monai_memorization.images.sets import read_image_set
 
 SIZE = (20, 24, 12)
@@ -100,6 +101,20 @@ def test_folders_of_slices_are_the_images_of_a_set(volume, tmp_path):
 
     assert read_image_set(tmp_path, "training").image_ids == ("a", "b/c", "d.nii.gz")
     assert read_image_set(tmp_path / "a", "training").image_ids == (".",)
+
+
+@pytest.mark.parametrize("name", ["000_report.dcm", "zzz_report.dcm"])
+def test_file_among_slices_that_is_none_does_not_make_pictures_of_them(name, volume, tmp_path):
+    folder = write_series(volume, AXIAL, tmp_path / "scans" / "first")
+    report = pydicom.dcmread(min(folder.iterdir()))
+    del report.ImagePositionPatient
+    report.save_as(folder / name)
+
+    files = sorted(folder.iterdir())
+
+    assert series_folders(files) == series_folders(files[::-1]) == {folder}
+    assert read_image_set(tmp_path / "scans", "training").image_ids == ("first",)
+    assert read_image(folder).shape == (1, *SIZE)
 
 
 def test_single_slices_of_many_patients_are_pictures(volume, tmp_path):

@@ -360,6 +360,16 @@ def test_written_set_is_read_back(folder, target):
     assert (again.patient_ids, again.labels, again.has_patients) == (images.patient_ids, images.labels, True)
 
 
+def test_links_to_images_keep_their_names_in_a_written_set(folder, tmp_path_factory):
+    links = tmp_path_factory.mktemp("links")
+    for name in ("first.png", "second.png"):  # as DataLad links equal files to one content
+        (links / name).symlink_to(folder / NAMES[0])
+
+    write_image_set(read_image_set(links, "training"), links / "list.csv")
+
+    assert read_image_set(links / "list.csv", "training").image_ids == ("first.png", "second.png")
+
+
 def test_written_set_without_patients_stays_without(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("out") / "list.csv"
 
@@ -389,6 +399,20 @@ def test_dicom_without_a_suffix_is_found_and_other_files_are_counted(tmp_path):
 
     assert images.image_ids == ("1.2.840.113", "IM0001")
     assert images.n_ignored == 2
+
+
+def test_index_of_a_dicom_archive_is_no_image(tmp_path):
+    for name in ("DICOMDIR", "IM0001"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+
+    assert read_image_set(tmp_path, "training").image_ids == ("IM0001",)
+
+
+def test_name_that_no_table_can_hold_is_named(tmp_path):
+    (tmp_path / os.fsdecode(b"M\xfcller.png")).touch()
+
+    with pytest.raises(InputError, match=r"training: the name b'M\\xfcller\.png' is not in UTF-8; rename that file"):
+        read_image_set(tmp_path, "training")
 
 
 def test_files_of_unknown_kind_are_said(tmp_path, caplog):

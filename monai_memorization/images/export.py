@@ -69,7 +69,7 @@ def export_images(dataset: Dataset[Any], folder: str | Path, role: str, key: str
         raise InputError(f"{role}: the data set is empty, or holds constant images only")
     if n_constant:
         logger.warning("%s: %d constant images of the data set are left out", role, n_constant)
-    table = folder.with_suffix(".csv")
+    table = folder.with_name(f"{folder.name}.csv")
     write_text(table, pd.DataFrame(rows).to_csv(index=False))
     return table
 

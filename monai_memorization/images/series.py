@@ -17,6 +17,8 @@ from monai_memorization.errors import InputError
 
 Array = npt.NDArray[np.generic]
 
+# other files that a folder of slices may hold, reports and overviews, of which as many are looked at
+N_OTHERS = 8
 # slices may lie this much off their even grid, as a share of their distance: positions are written with few digits
 UNEVEN = 0.05
 
@@ -110,14 +112,16 @@ _PLACE = ("SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient"
 
 
 def _share_a_series(paths: list[Path]) -> bool:
-    seen = set[str]()
-    for path in paths:
+    """Tell whether two files are slices of one series; a folder of radiographs is told by its first few files."""
+    seen, n_others = set[str](), 0
+    for path in sorted(paths):
         uid = slice_series(path)
-        if uid is None:  # a folder of radiographs is told by its first file
-            return False
         if uid in seen:
             return True
-        seen.add(uid)
+        if uid is not None:
+            seen.add(uid)
+        elif (n_others := n_others + 1) == N_OTHERS:
+            break
     return False
 
 

@@ -139,11 +139,12 @@ def list_images(images: ImageSet, folder: Path) -> str:
 def kind(path: Path) -> str | None:
     """Return the suffix in ``SUFFIXES`` that tells how to read a file; None for a file of another kind.
 
-    Archives name DICOM files without a suffix or by numbers; these are known by the mark behind their preamble.
+    Archives name DICOM files without a suffix or by numbers; these are known by the mark behind their preamble. So is
+    the index of such an archive, which is no image.
     """
-    if path.is_fifo():  # whoever opens a pipe waits for a writer
-        return None
     name = path.name.lower()
+    if name == "dicomdir" or path.is_fifo():  # whoever opens a pipe waits for a writer
+        return None
     for suffix in SUFFIXES:
         if name.endswith(suffix):
             return suffix
@@ -188,7 +189,17 @@ def _from_folder(folder: Path, role: str, pattern: str = "*") -> ImageSet:
     series = series_folders(path for path in found if kinds[path] == ".dcm")
     images = {path.parent if kinds[path] == ".dcm" and path.parent in series else path for path in found}
     ids = sorted(path.relative_to(folder).as_posix() for path in images)
+    _refuse_unwritable(ids, role)
     return ImageSet(role, tuple(ids), tuple(folder / name for name in ids), tuple(ids), None, False, n_ignored)
+
+
+def _refuse_unwritable(ids: Iterable[str], role: str) -> None:
+    """Refuse names in another encoding than UTF-8, in which tables are written at the end of an audit."""
+    for name in ids:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{role}: the name {os.fsencode(name)!r} is not in UTF-8; rename that file") from None
 
 
 def _refuse(error: OSError) -> None:
@@ -223,7 +234,8 @@ def _exists(path: Path) -> bool:
 
 
 def _relative(path: Path, folder: Path) -> str:
+    place = path.parent.resolve() / path.name  # a link keeps its name, and two to one file stay two
     try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+        return Path(os.path.relpath(place, folder.resolve())).as_posix()
     except ValueError:  # another drive
-        return path.resolve().as_posix()
+        return place.as_posix()
