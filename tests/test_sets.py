@@ -196,6 +196,7 @@ def test_absolute_path_in_a_csv_is_taken_as_it_is(folder, tmp_path_factory):
         ("image\n1.png\n2.png\n3.png\n4.png\n", r"4 images of .* missing \(1\.png, 2\.png, 3\.png, \.\.\.\)"),
         ("image,patient_id\nimages/a.png,7\nimages/b.png, \n", r"list\.csv has no 'patient_id'.*images/b\.png"),
         ("image,label\nimages/a.png,\n", r"list\.csv has no 'label'.*images/a\.png"),
+        ("image,label\nimages/a.png,ill\nimages/b.png\n", r"list\.csv has no 'label'.*images/b\.png"),
         ("picture\nimages/a.png\n", r"list\.csv has no 'image'; it has .*picture"),
         ("image\n", r"list\.csv lists no image"),
         ("", r"list\.csv cannot be read as CSV \(No columns"),
@@ -256,7 +257,9 @@ def test_csv_of_another_encoding_is_named(folder, encoding):
         (7, r"list\.json holds no list"),
         ([{"label": "x"}], r"an entry of .*list\.json has no 'image'; it has \{'label': 'x'\}"),
         ([None], r"an entry of .*list\.json has no 'image'"),
-        ([{"image": ["images/a.png"]}], r"list\.json has no 'image'; it has .*\['images/a\.png'\]"),
+        ([{"image": None}], r"list\.json has no 'image'"),
+        ([{"image": ["images/a.png"]}], r"list\.json has \['images/a\.png'\] as 'image', which is neither text"),
+        ([{"image": NAMES[0], "label": 1.0}], r"list\.json has 1\.0 as 'label', which is neither text nor a whole"),
         ([ROWS[0], {"image": NAMES[1]}], r"list\.json has no 'patient_id'; it has .*images/b\.png"),
     ],
 )
@@ -292,6 +295,18 @@ def test_source_of_another_kind_is_named(folder):
 def test_shared_patients_are_named():
     with pytest.raises(InputError, match=r"validation: 2 patients also in the training set \(b, c\)"):
         check_disjoint(made_up_set(["a", "b", "c"]), made_up_set(["c", "d", "b"]))
+
+
+@pytest.mark.parametrize(("training", "validation"), [("007", "7"), ("7", "7.0"), ("00", "0")])
+def test_patient_whose_number_is_written_otherwise_is_named(training, validation):
+    message = rf"validation: 1 patient also in the training set if numbers are compared \({validation} and {training}\)"
+
+    with pytest.raises(InputError, match=message):
+        check_disjoint(made_up_set(["a", training, "70"]), made_up_set(["b", validation, "700"]))
+
+
+def test_names_that_only_begin_like_numbers_are_different_patients():
+    check_disjoint(made_up_set(["7", "p07", "7.5", "1e1", ""]), made_up_set(["70", "p7", "7.50", "10", "-7"]))
 
 
 def test_sets_without_patients_share_none(folder):

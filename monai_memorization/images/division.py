@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,15 +20,24 @@ def check_disjoint(training: ImageSet, validation: ImageSet) -> None:
     """Refuse a validation set that shares patients with the training set: it would hide copies of them.
 
     Raises:
-        InputError: naming the shared patients.
+        InputError: naming the shared patients, or those whose number one of the sets writes otherwise, as 007 and 7.
     """
-    if training.has_patients and validation.has_patients:
-        shared = sorted(set(training.patient_ids) & set(validation.patient_ids))
-        if shared:
-            raise InputError(
-                f"validation: {counted(shared, 'patient')} also in the training set ({some(shared)}); copies of them "
-                "would go unseen. Remove them from one of the two sets, or divide anew with `monai-memorization split`"
-            )
+    if not (training.has_patients and validation.has_patients):
+        return
+    shared = sorted(set(training.patient_ids) & set(validation.patient_ids))
+    if shared:
+        raise InputError(
+            f"validation: {counted(shared, 'patient')} also in the training set ({some(shared)}); copies of them "
+            "would go unseen. Remove them from one of the two sets, or divide anew with `monai-memorization split`"
+        )
+    numbers, others = _by_number(training.patient_ids), _by_number(validation.patient_ids)
+    alike = [f"{others[number]} and {numbers[number]}" for number in sorted(numbers.keys() & others.keys())]
+    if alike:
+        raise InputError(
+            f"validation: {counted(alike, 'patient')} also in the training set if numbers are compared "
+            f"({some(alike)}); copies of them would go unseen. Write each patient alike in both sets, and two "
+            "patients unlike"
+        )
 
 
 def split(images: ImageSet, share: float = 0.2, seed: int = 0) -> tuple[ImageSet, ImageSet]:
@@ -116,6 +126,12 @@ def write_division(sides: Sequence[ImageSet], folder: Path, source: Path) -> lis
         for path, text in lists.items():
             write_text(unfinished / path.name, text)
     return list(lists)
+
+
+def _by_number(patient_ids: Iterable[str]) -> dict[str, str]:
+    """Return those that are whole numbers, by the number: programs write tables back with 7 or 7.0 for 007."""
+    found = ((re.fullmatch(r"0*(\d+?)(\.0+)?", patient), patient) for patient in patient_ids)
+    return {match[1]: patient for match, patient in found if match}
 
 
 def _holds(path: Path, text: str) -> bool:

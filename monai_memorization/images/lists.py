@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,6 +92,10 @@ def _bare(key: str) -> str:
 
 def _value(entry: Mapping[str, Any], key: str, source: Path, role: str) -> str:
     value = entry.get(key)
-    if not isinstance(value, str | int) or str(value).strip() == "":
+    if value is None or str(value).strip() == "" or (isinstance(value, float) and math.isnan(value)):
         raise InputError(f"{role}: an entry of {source} has no {key!r}; it has {dict(entry)}; every entry needs one")
+    if not isinstance(value, str | int):
+        raise InputError(
+            f"{role}: an entry of {source} has {value!r} as {key!r}, which is neither text nor a whole number"
+        )
     return str(value).replace("\\", "/") if key == "image" else str(value).strip()
