@@ -73,7 +73,10 @@ def written_together(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder whole or not at all: yields a temporary one beside it, which takes its place at the end.
+    """Make a folder whole or not at all: yields a temporary one, which takes its place at the end.
+
+    An empty folder that is there stays the very folder and takes the content: it may be where a disk is mounted, or
+    where the user is.
 
     Args:
         folder: a path where nothing is, or an empty folder.
@@ -85,22 +88,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
         InputError: if something is there, or it cannot be written.
     """
     check_writable(folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder}: exists and is not empty; name a new folder")
+    if folder.is_dir():
+        if any(folder.iterdir()):
+            raise InputError(f"{folder}: exists and is not empty; name a new folder")
+        with _one_error(folder), written_together(folder) as unfinished:
+            yield unfinished
+        return
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        if folder.is_dir():
-            folder.rmdir()
-        unfinished.replace(folder)
-    except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        reason = error.strerror or str(error)
-        raise InputError(f"{folder}: cannot be written ({reason}); free the disk or choose another folder") from error
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        with _one_error(folder):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            unfinished.replace(folder)
+    finally:
+        _remove(unfinished)
 
 
 def check_writable(folder: Path) -> None:

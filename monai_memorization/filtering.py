@@ -161,7 +161,8 @@ def _link(path: Path, target: Path) -> None:
     """Link a file, or each file of a folder of DICOM slices; copy where links are not possible."""
     if path.is_dir():
         for part in path.iterdir():
-            _link(part, target / part.name)
+            if part.is_file():  # folders below are other images, which may be suspected
+                _link(part, target / part.name)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monai_memorization.errors import InputError
-from monai_memorization.files import write_text, written_together
+from monai_memorization.files import new_folder, write_text, written_together
 
 
 def test_text_is_written_as_given(tmp_path: Path):
@@ -118,3 +118,41 @@ def test_file_in_the_place_of_the_folder_of_many_is_one_clear_error(tmp_path: Pa
 
     with pytest.raises(InputError, match=r"out: cannot be written"), written_together(tmp_path / "out"):
         pass
+
+
+@pytest.mark.parametrize("name", [".", "given", "new"])
+def test_new_folder_is_made_whole(tmp_path: Path, monkeypatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    Path("given").mkdir()
+    if name == ".":
+        monkeypatch.chdir("given")
+    before = Path(name).stat().st_ino if Path(name).exists() else None
+
+    with new_folder(Path(name)) as folder:
+        (folder / "images").mkdir()
+        write_text(folder / "images" / "0.txt", "image")
+        write_text(folder / "list.csv", "list")
+        assert not Path(name, "list.csv").exists()
+
+    assert sorted(str(path.relative_to(name)) for path in Path(name).rglob("*")) == [
+        "images",
+        "images/0.txt",
+        "list.csv",
+    ]
+    # one that was given may be where a disk is mounted, which nothing can replace
+    assert before is None or Path(name).stat().st_ino == before
+
+
+@pytest.mark.parametrize("name", ["given", "new"])
+def test_failure_leaves_nothing_in_the_place_of_a_new_folder(tmp_path: Path, name: str):
+    (tmp_path / "given").mkdir()
+
+    def fill_disk() -> None:
+        with new_folder(tmp_path / name) as folder:
+            write_text(folder / "list.csv", "list")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=rf"{name}: cannot be written \(No space left"):
+        fill_disk()
+
+    assert [path.name for path in tmp_path.rglob("*")] == ["given"]

@@ -134,6 +134,15 @@ def test_series_of_slices_is_kept_whole(tmp_path):
     assert (tmp_path / "clean" / "images" / "second" / "1.dcm").read_bytes() == b"second"
 
 
+def test_images_below_a_series_are_not_written_with_it(tmp_path):
+    (tmp_path / "drawn" / "suspected").mkdir(parents=True)
+    for path in (tmp_path / "drawn" / "0.dcm", tmp_path / "drawn" / "suspected" / "0.dcm"):
+        path.write_bytes(b"slice")
+    write_data_list(ImageSet("synthetic", (".",), (tmp_path / "drawn",), (".",), None, False), tmp_path / "clean")
+
+    assert [path.name for path in (tmp_path / "clean" / "images" / "drawn").iterdir()] == ["0.dcm"]
+
+
 def test_other_images_than_the_audited_are_refused(audited, tmp_path):
     audit_dir, synthetic = audited
     fewer = shutil.copytree(synthetic, tmp_path / "fewer")
