@@ -113,7 +113,6 @@ def audit(
     settings: dict[str, Any] = {"alpha": alpha, "q": q, "seed": seed, "device": choose_device(device)}
     settings |= {"skip_unreadable": skip_unreadable, "reconstructed": reconstructed_validation is not None}
     settings |= {"monitored_left_out": monitoring is not None, "n_plants": n_plants}
-    settings |= {"filtered": was_filtered(synthetic)}
     output, seconds = Path(output_dir), dict[str, float]()
     for name in ("alpha", "q"):
         as_fraction(settings[name], name)
@@ -122,6 +121,7 @@ def audit(
     sets = read_roles(
         training, validation, synthetic, reconstructed_validation, reconstructed_training, monitoring=monitoring
     )
+    settings |= {"filtered": was_filtered(synthetic)}
     calibration = sets.get("reconstructed_validation", sets["validation"])
     # refuses labels that cannot be calibrated, and a folder that cannot be written, before minutes of training
     strata = stratify(calibration.patient_ids, len(sets["synthetic"]), calibration.labels, sets["synthetic"].labels)

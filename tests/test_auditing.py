@@ -665,6 +665,11 @@ def test_missing_validation_set_is_told_with_what_to_do(given, encoder_file, tmp
     )
 
 
+@pytest.mark.parametrize("role", ["training", "synthetic"])
+def test_missing_set_is_named(given, tmp_path, role):
+    refuses(tmp_path / "out", rf"{role}: none given; give a folder of images", **given | {role: None})
+
+
 @pytest.mark.parametrize("name", ["alpha", "q"])
 @pytest.mark.parametrize("level", [0, 1, -0.1, 5, float("nan")])
 def test_level_outside_0_to_1_is_refused(given, tmp_path, name, level):

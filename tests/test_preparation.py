@@ -536,7 +536,7 @@ def test_range_of_intensities_that_leaves_nothing_names_image_and_range(tmp_path
         read_prepared(images, choose_preparation(images, clip=(300, 2000)))
 
 
-@pytest.mark.parametrize("values", [(400, -1000), (3, 3), (1,), (0, 1, 2)])
+@pytest.mark.parametrize("values", [(400, -1000), (3, 3), (1,), (0, 1, 2), (0, float("inf"))])
 @pytest.mark.parametrize("name", ["window", "clip"])
 def test_range_that_is_empty_or_no_range_is_named(name, values):
     with pytest.raises(InputError, match=rf"{name}: found \[{values[0]}.*\]; give the two intensities that"):

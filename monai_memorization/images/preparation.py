@@ -167,11 +167,11 @@ def as_range(values: Sequence[float] | None, name: str, meaning: str) -> tuple[f
     """Return a range of intensities; None if there is none.
 
     Raises:
-        InputError: naming the argument, if it is not two numbers that rise.
+        InputError: naming the argument, if it is not two finite numbers that rise.
     """
     if values is None:
         return None
-    if not (len(values) == 2 and values[0] < values[1]):
+    if not (len(values) == 2 and all(map(math.isfinite, values)) and values[0] < values[1]):
         raise InputError(f"{name}: found {list(values)}; give the two intensities that {meaning}, as [-1000, 400]")
     return float(values[0]), float(values[1])
 
