@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from made_up_images import smooth_images, write_folder
 from small_generators import SMALL
+from torch import nn
 from two_processes import TESTS
 
 from monai_memorization.detector.order import BatchOrder
+from monai_memorization.generation.resuming import ResumeHandler
+from monai_memorization.images.prepared import prepared_images
 from monai_memorization.ranks import Ranks
 
 CONFIGS = TESTS.parent / "bundles" / "latent_diffusion_2d" / "configs"
@@ -74,6 +78,38 @@ def test_both_stages_killed_in_the_middle_end_with_the_same_losses_and_weights(t
     assert sorted(path.name for path in (killed / "models").iterdir()) == ["autoencoder.pt", "model.pt"]
     for name in WEIGHTS.values():
         assert torch.equal(weights(killed / "models" / name), weights(tmp_path / "whole" / "models" / name))
+
+
+@pytest.mark.parametrize("changed", ["autoencoder", "window", None])
+def test_state_of_a_training_on_other_latents_is_not_taken_up(tmp_path, changed):
+    images = prepared_images(write_folder(smooth_images(5), tmp_path / "images"), (32, 32))
+    autoencoder = nn.Conv2d(1, 1, 3)
+
+    def trained_steps() -> list[int]:
+        engine, network, order = Engine(lambda *_: None), nn.Linear(2, 2), BatchOrder(5, 2)
+        settings = [0, "linear", autoencoder]
+        ResumeHandler(tmp_path / "state.pt", images, order, {"network": network}, settings, interval=0).attach(engine)
+        steps: list[int] = []
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: steps.append(engine.state.iteration))
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), engine.terminate)
+        engine.run(range(3))
+        return steps
+
+    assert trained_steps() == [1, 2]
+    if changed == "autoencoder":
+        nn.init.zeros_(autoencoder.weight)
+    elif changed == "window":
+        images = prepared_images(tmp_path / "images", (32, 32), window=(0, 400))
+    assert trained_steps()[0] == (3 if changed is None else 1)
+
+
+@pytest.mark.parametrize("bundle", ["latent_diffusion_2d", "latent_diffusion_3d"])
+def test_bundle_counts_the_weights_of_the_autoencoder(bundle):
+    resume = json.loads((CONFIGS.parents[1] / bundle / "configs" / "train_diffusion.json").read_text())["train"][
+        "resume"
+    ]
+
+    assert resume["settings"].endswith(", @autoencoder]")
 
 
 @pytest.mark.parametrize(("n_images", "n_ranks"), [(11, 1), (11, 2), (1, 3), (12, 3)])

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.files import write_bytes
@@ -77,10 +77,10 @@ def hash_settings(encoder: ContrastiveEncoder, batch_size: int, device: str | to
     return hashlib.blake2b(repr((settings, hash_code())).encode()).digest()
 
 
-def hash_weights(encoder: ContrastiveEncoder) -> str:
+def hash_weights(network: nn.Module) -> str:
     """Hash the values of all weights."""
     digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
+    for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode() + value.cpu().numpy().tobytes())
     return digest.hexdigest()
 
