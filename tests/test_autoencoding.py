@@ -10,9 +10,10 @@ from functools import partial
 import pytest
 import torch
 from ignite.engine import Events
-from made_up_images import smooth_images, write_folder
+from made_up_images import smooth_images, write_folder, write_image
 from monai.engines.utils import IterationEvents
 from monai.networks.nets import PatchDiscriminator
+from monai.transforms import SaveImaged
 from small_generators import small_autoencoder
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_divergence
@@ -28,6 +29,8 @@ from monai_memorization.generation.autoencoding import (
 )
 from monai_memorization.generation.feature_loss import FeatureLoss
 from monai_memorization.images.prepared import prepared_images
+from monai_memorization.images.roles import originals
+from monai_memorization.images.sets import read_image_set
 
 
 def trainer(spatial_dims: int = 2, n: int = 8, batch_size: int = 4, **settings: object) -> AutoencoderTrainer:
@@ -170,9 +173,23 @@ def test_items_carry_the_bare_name_of_their_image(tmp_path):
     write_folder(smooth_images(1), tmp_path / "images" / "b", "two", ".npy")
     items = named_items(prepared_images(tmp_path / "images", (32, 32)))
     assert [item["pred_meta_dict"] for item in items] == [
-        {"filename_or_obj": "one_000"},
-        {"filename_or_obj": "two_000"},
+        {"filename_or_obj": "one_000.png"},
+        {"filename_or_obj": "two_000.png"},
     ]
+
+
+def test_reconstructions_of_images_with_dots_in_their_names_are_found_again(tmp_path):
+    for name, image in zip(("1.2.840.7.png", "1.2.840.8.npy"), smooth_images(2), strict=True):
+        write_image(image, tmp_path / "images" / name)
+    settings = {"output_postfix": "", "output_ext": ".png", "separate_folder": False, "resample": False, "scale": 255}
+    save = SaveImaged("image", meta_keys="pred_meta_dict", output_dir=tmp_path / "out", print_log=False, **settings)
+
+    for item in named_items(prepared_images(tmp_path / "images", (32, 32))):
+        save(item)
+
+    written, images = (read_image_set(tmp_path / folder, "validation") for folder in ("out", "images"))
+    assert written.image_ids == ("1.2.840.7.png", "1.2.840.8.png")
+    assert originals(written, images) == [0, 1]
 
 
 def test_images_of_one_name_are_refused(tmp_path):

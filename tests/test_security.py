@@ -226,7 +226,11 @@ def test_name_that_climbs_out_of_its_folder_cannot_choose_where_we_write(tmp_pat
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     write_data_list(read_image_set(tmp_path / "a" / "b" / "list.csv", "synthetic"), tmp_path / "out" / "clean")
 
-    assert [item["pred_meta_dict"]["filename_or_obj"] for item in items] == ["outside", "escape", "absolute"]
+    assert [item["pred_meta_dict"]["filename_or_obj"] for item in items] == [
+        "outside.png",
+        "escape.png",
+        "absolute.png",
+    ]
     written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert len(written) == 4
     assert all(path.is_relative_to(tmp_path / "out" / "clean") for path in written)

@@ -218,4 +218,8 @@ def named_items(images: PreparedImages, affine: Any = None) -> list[dict[str, An
         )
     meta = {} if affine is None else {"affine": affine}
     items = [images[index] for index in range(len(images))]
-    return [item | {"pred_meta_dict": meta | {"filename_or_obj": bare_name(str(item["image_id"]))}} for item in items]
+    # with a suffix, which MONAI takes off: in its place it would take what comes behind a dot in the name
+    files = [f"{bare_name(str(item['image_id']))}.png" for item in items]
+    return [
+        item | {"pred_meta_dict": meta | {"filename_or_obj": file}} for item, file in zip(items, files, strict=True)
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from monai_memorization.errors import InputError
 from monai_memorization.images.division import check_disjoint
 from monai_memorization.images.monitored import leave_out_monitored
-from monai_memorization.images.sets import ImageSet, read_image_set
+from monai_memorization.images.sets import ImageSet, known_suffix, read_image_set
 
 
 def read_roles(
@@ -88,5 +88,9 @@ def _name_after(reconstructed: ImageSet, images: ImageSet, whole: bool) -> Image
 
 
 def bare_name(image_id: str) -> str:
-    """Return the name of an image without its folder and suffix, by which a reconstruction is known."""
-    return PurePosixPath(image_id).name.split(".")[0]
+    """Return the name of an image without its folder and suffix, by which a reconstruction is known.
+
+    Other dots stay: DICOM files are named by UIDs, 1.2.840.113.7.
+    """
+    name = PurePosixPath(image_id).name
+    return name[: -len(suffix)] if (suffix := known_suffix(name)) else name

@@ -142,17 +142,20 @@ def kind(path: Path) -> str | None:
     Archives name DICOM files without a suffix or by numbers; these are known by the mark behind their preamble. So is
     the index of such an archive, which is no image.
     """
-    name = path.name.lower()
-    if name == "dicomdir" or path.is_fifo():  # whoever opens a pipe waits for a writer
+    if path.name.lower() == "dicomdir" or path.is_fifo():  # whoever opens a pipe waits for a writer
         return None
-    for suffix in SUFFIXES:
-        if name.endswith(suffix):
-            return suffix
+    if (suffix := known_suffix(path.name)) is not None:
+        return suffix
     try:
         with path.open("rb") as file:
             return ".dcm" if file.read(132)[128:] == b"DICM" else None
     except OSError:
         return None
+
+
+def known_suffix(name: str) -> str | None:
+    """Return the one of ``SUFFIXES`` that a name ends in, in small letters; None for another."""
+    return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
 
 
 def check_seed(seed: int) -> None:
