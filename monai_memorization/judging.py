@@ -154,6 +154,12 @@ def describe_judge(
 def planted_that_pass(filtering: Detector, judging: Detector, seed: int, n_plants: int) -> tuple[int, int, int]:
     """Plant whole copies of training images.
 
+    Args:
+        filtering: the detector that filtered.
+        judging: the detector that judges.
+        seed: of the choice of images and of the copies.
+        n_plants: training images that are copied, all of a smaller set.
+
     Returns:
         How many pass the filter, how many of those the judge finds, and of how many training images they are.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from monai_memorization.reporting.formats import NO_BREAK, count, percent, plain, points_interval, say, words
 from monai_memorization.reporting.quantities import QUANTITIES, Entry, Report
-from monai_memorization.reporting.wording import calibration_role
+from monai_memorization.reporting.wording import calibration_role, recall_group
 from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
 from monai_memorization.statistics.strata import recorded_strata
 
@@ -140,8 +140,7 @@ def recalls(before: Report, after: Report) -> list[Row]:
 def _recalls_of(report: Report, group: str) -> dict[str, float | None]:
     recalls: dict[str, list[float]] = {}
     for cell in report["power"]:
-        of_cell = "partial" if cell.get("whole") is False else "seen" if cell["seen_in_training"] else "unseen"
-        if of_cell == group and cell["recall"] is not None:
+        if recall_group(cell) == group and cell["recall"] is not None:
             recalls.setdefault(cell["family"], []).append(cell["recall"])
     return {family: sum(values) / len(values) for family, values in recalls.items()}
 

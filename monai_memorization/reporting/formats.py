@@ -48,7 +48,7 @@ def percent(rate: float | None, limit: float | None = None) -> str | None:
 
 def percent_interval(ends: Sequence[float] | None) -> str | None:
     """Write an interval of rates: 57 to 65 %."""
-    if not _known(ends) or not all(_known(end) for end in ends):
+    if not _all_known(ends):
         return None
     low, high = (percent(end) or "" for end in ends)
     return f"{low.removesuffix(NO_BREAK + '%')} to {high}"
@@ -96,14 +96,14 @@ def duration(seconds: float | None) -> str | None:
 
 def decimal_interval(ends: Sequence[float] | None) -> str | None:
     """Write an interval of similarities or AUCs: 0.54 to 0.61."""
-    if not _known(ends) or not all(_known(end) for end in ends):
+    if not _all_known(ends):
         return None
     return " to ".join(f"{end:.2f}" for end in ends)
 
 
 def points_interval(ends: Sequence[float] | None) -> str | None:
     """Write an interval of differences of rates in percentage points, with their signs: −51 to −44 points."""
-    if not _known(ends) or not all(_known(end) for end in ends):
+    if not _all_known(ends):
         return None
     return " to ".join(_points(end) for end in ends) + f"{NO_BREAK}points"
 
@@ -165,6 +165,10 @@ def _digits_apart(value: float, limit: float, digits: int) -> int:
     while digits < 6 and value != limit and round(value, digits) == round(limit, digits):
         digits += 1
     return digits
+
+
+def _all_known(ends: Sequence[float] | None) -> TypeGuard[Sequence[float]]:
+    return _known(ends) and all(map(_known, ends))
 
 
 def _known(value: T | None) -> TypeGuard[T]:

@@ -223,8 +223,7 @@ def _recalls(power: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
     """Arrange the recalls in groups, each with the mean that the report gives and the cells of its families."""
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {"seen": {}, "unseen": {}, "partial": {}}
     for cell in power:
-        group = "partial" if cell.get("whole") is False else "seen" if cell.get("seen_in_training") else "unseen"
-        groups[group].setdefault(cell["family"], []).append(cell)
+        groups[wording.recall_group(cell)].setdefault(cell["family"], []).append(cell)
     return [{"name": name, "mean": summary.get(name), "families": cells} for name, cells in groups.items() if cells]
 
 

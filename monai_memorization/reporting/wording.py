@@ -27,6 +27,11 @@ def is_labelled(report: Mapping[str, Any]) -> bool:
     return report["calibrated"]["strata"][0]["label"] is not None
 
 
+def recall_group(cell: Mapping[str, Any]) -> str:
+    """Name the mean that a cell of `power` belongs to: "seen" or "unseen" by the encoder, or "partial" copies."""
+    return "partial" if cell.get("whole") is False else "seen" if cell.get("seen_in_training") else "unseen"
+
+
 def patients(report: Mapping[str, Any], stratum: Mapping[str, Any]) -> str:
     """Say how many validation patients a stratum has, or images where it is not known whose they are."""
     noun = "image" if report["sets"]["validation"].get("patients_known") is False else "patient"
