@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pydicom
 import pytest
 import torch
 from made_up_images import smooth_images, write_series
+from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from monai_memorization.detector.encoder import ContrastiveEncoder
@@ -36,6 +39,31 @@ def write_nifti(values: np.ndarray, affine: np.ndarray, path):
     return path
 
 
+def write_frames(volume: np.ndarray, affine: np.ndarray, folder) -> Path:
+    """Write a volume as one file of frames, as an enhanced MR image, from the slices of a series."""
+    slices = [pydicom.dcmread(path) for path in sorted(write_series(volume, affine, folder / "slices").iterdir())]
+
+    def group(name: str, source: Dataset, *keys: str) -> tuple[str, list[Dataset]]:
+        part = Dataset()
+        for key in keys:
+            setattr(part, key, source[key].value)
+        return f"{name}Sequence", [part]
+
+    frames, shared = [Dataset() for _ in slices], Dataset()
+    for frame, slice_ in zip(frames, slices, strict=True):
+        setattr(frame, *group("PlanePosition", slice_, "ImagePositionPatient"))
+        setattr(frame, *group("PixelValueTransformation", slice_, "RescaleSlope", "RescaleIntercept"))
+    setattr(shared, *group("PlaneOrientation", slices[0], "ImageOrientationPatient"))
+    setattr(shared, *group("PixelMeasures", slices[0], "PixelSpacing"))
+    whole = slices[0]
+    for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
+        del whole[key]
+    whole.NumberOfFrames, whole.PixelData = len(slices), b"".join(slice_.PixelData for slice_ in slices)
+    whole.PerFrameFunctionalGroupsSequence, whole.SharedFunctionalGroupsSequence = frames, [shared]
+    whole.save_as(folder / "frames.dcm")
+    return folder / "frames.dcm"
+
+
 @pytest.mark.parametrize("affine", [AXIAL, SAGITTAL, OBLIQUE], ids=["axial", "sagittal", "oblique"])
 def test_series_is_the_volume_it_was_written_from(volume, affine, tmp_path):
     image, spacing = read_with_spacing(write_series(volume, affine, tmp_path / "series"))
@@ -43,6 +71,26 @@ def test_series_is_the_volume_it_was_written_from(volume, affine, tmp_path):
     nifti, expected = read_with_spacing(write_nifti(volume * 2 - 1024, affine, tmp_path / "same.nii.gz"))
     assert torch.equal(image, nifti)
     assert spacing == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("affine", [AXIAL, SAGITTAL], ids=["axial", "sagittal"])
+def test_frames_of_one_file_are_the_volume_that_slices_are(volume, affine, tmp_path):
+    image, spacing = read_with_spacing(write_frames(volume, affine, tmp_path))
+
+    expected, expected_spacing = read_with_spacing(tmp_path / "slices")
+    assert torch.equal(image, expected)
+    assert spacing == expected_spacing
+
+
+def test_frames_of_which_nobody_says_where_they_lie_stay_as_they_are(volume, tmp_path):
+    dataset = pydicom.dcmread(write_frames(volume, AXIAL, tmp_path))
+    del dataset.PerFrameFunctionalGroupsSequence
+    dataset.save_as(tmp_path / "cine.dcm")
+
+    image, spacing = read_with_spacing(tmp_path / "cine.dcm")
+
+    assert image.shape == (1, SIZE[2], SIZE[1], SIZE[0])
+    assert spacing is None
 
 
 def test_one_volume_embeds_alike_from_every_kind_of_file(volume, tmp_path):

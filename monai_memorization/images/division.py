@@ -58,7 +58,7 @@ def split(images: ImageSet, share: float = 0.2, seed: int = 0) -> tuple[ImageSet
     patients = sorted(set(images.patient_ids))
     n_validation = round(share * len(patients)) if 0 < share < 1 else 0
     if not 0 < n_validation < len(patients):
-        cure = "give a share in (0, 1)" if len(patients) > 1 else "at least 2 patients are needed"
+        cure = "give another share in (0, 1)" if len(patients) > 1 else "at least 2 patients are needed"
         raise InputError(f"share: {share} of {len(patients)} patients leaves one side empty; {cure}")
     order = torch.randperm(len(patients), generator=torch.Generator().manual_seed(seed)).tolist()
     validation_patients = {patients[i] for i in order[:n_validation]}

@@ -18,7 +18,7 @@ from pydicom.pixels.processing import apply_color_lut
 from torch import Tensor
 
 from monai_memorization.errors import InputError, UnreadableError
-from monai_memorization.images.series import read_series, stored_values
+from monai_memorization.images.series import placed_frames, read_series, stack, stored_values
 from monai_memorization.images.sets import kind
 
 MAX_CHANNELS = 4
@@ -134,11 +134,13 @@ def _read_numpy(path: Path) -> tuple[Array, None]:
     raise ValueError(f"has {array.ndim} dimensions")
 
 
-def _read_dicom(path: Path) -> tuple[Array, None]:
+def _read_dicom(path: Path) -> tuple[Array, Spacing | None]:
     dataset = pydicom.dcmread(path)
     _refuse_huge([dataset.get(name) or 1 for name in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")])
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         return np.moveaxis(apply_color_lut(dataset.pixel_array, dataset), -1, 0), None
+    if frames := placed_frames(dataset):
+        return stack(frames, path, dataset.PhotometricInterpretation == "MONOCHROME1")
     array = stored_values(dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         array = array.max() - array

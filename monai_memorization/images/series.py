@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DICOM series: the slices of one volume, each in a file of its own, in one folder."""
+"""DICOM slices of one volume: a series, each in a file of its own, in one folder, or the frames of one file."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel
 import numpy as np
@@ -47,29 +48,80 @@ def read_series(folder: Path) -> tuple[Array, tuple[float, ...]]:
             f"{folder}: holds {len(series)} DICOM series, and an image is one: {found}. Which one is meant? Put each "
             "into a folder of its own"
         )
-    slices = [pydicom.dcmread(path) for path in next(iter(series.values()))]
-    orientation = np.array(slices[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
-    if len({(s.Rows, s.Columns, *map(float, s.PixelSpacing)) for s in slices}) > 1 or not all(
-        np.allclose(np.array(s.ImageOrientationPatient, dtype=float).reshape(2, 3), orientation, atol=1e-3)
-        for s in slices
+    datasets = [pydicom.dcmread(path) for path in next(iter(series.values()))]
+    inverted = datasets[0].get("PhotometricInterpretation") == "MONOCHROME1"
+    return stack([_slice(dataset, stored_values(dataset)) for dataset in datasets], folder, inverted)
+
+
+class Slice(NamedTuple):
+    """One slice of a volume, and where it lies in the patient, in mm to the left, back and up.
+
+    Args:
+        values: intensities, (rows, columns).
+        directions: unit vectors along a row and along a column, (2, 3).
+        position: of the first pixel, (3,).
+        spacing: distance of rows, of columns.
+    """
+
+    values: npt.NDArray[np.float32]
+    directions: npt.NDArray[np.float64]
+    position: npt.NDArray[np.float64]
+    spacing: tuple[float, float]
+
+
+def stack(slices: Sequence[Slice], path: Path, inverted: bool = False) -> tuple[Array, tuple[float, ...]]:
+    """Put the slices of a volume together, in any order; returns and errors as of :func:`read_series`.
+
+    Args:
+        slices: at least one.
+        path: names the volume in errors.
+        inverted: whether larger values are darker.
+    """
+    directions, spacing = slices[0].directions, slices[0].spacing
+    if len({(s.values.shape, s.spacing) for s in slices}) > 1 or not all(
+        np.allclose(s.directions, directions, atol=1e-3) for s in slices
     ):
-        raise InputError(f"{folder}: its slices differ in size or direction and form no volume; keep those of one scan")
-    normal = np.cross(orientation[0], orientation[1])
-    slices.sort(key=lambda s: float(normal @ np.array(s.ImagePositionPatient, dtype=float)))
-    positions = np.array([s.ImagePositionPatient for s in slices], dtype=float)
-    step = _even_step(positions, normal, folder)
-    rows, columns = map(float, slices[0].PixelSpacing)  # distance of rows, of columns
+        raise InputError(f"{path}: its slices differ in size or direction and form no volume; keep those of one scan")
+    normal = np.cross(*directions)
+    ordered = sorted(slices, key=lambda s: float(normal @ s.position))
+    step = _even_step(np.array([s.position for s in ordered]), normal, path)
     affine = np.eye(4)
     # index (column, row, slice) to the patient's left, back and up, as DICOM counts; NIfTI counts right, front and up
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = orientation[0] * columns, orientation[1] * rows, normal * step
-    affine[:3, 3] = positions[0]
+    affine[:3, :3] = np.stack([directions[0] * spacing[1], directions[1] * spacing[0], normal * step], axis=1)
+    affine[:3, 3] = ordered[0].position
     affine[:2] *= -1
-    values = np.stack([stored_values(s).T for s in slices], axis=-1)
-    if slices[0].get("PhotometricInterpretation") == "MONOCHROME1":
+    values = np.stack([s.values.T for s in ordered], axis=-1)
+    if inverted:
         values = values.max() - values
     volume = nibabel.as_closest_canonical(nibabel.Nifti1Image(values, affine))
     sizes = nibabel.affines.voxel_sizes(volume.affine)
     return np.asarray(volume.dataobj)[None], tuple(float(size) for size in sizes)
+
+
+def placed_frames(dataset: Dataset) -> list[Slice]:
+    """Return the frames of a file that says where each lies, as those of enhanced CT and MR; none of another file.
+
+    What is said of a frame stands with it, or once for all of them (DICOM PS3.3, C.7.6.16).
+    """
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    (shared,) = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    told = []
+    for frame in frames:
+        of_frame = Dataset()
+        for group in _GROUPS:
+            for part in frame.get(group) or shared.get(group) or []:
+                of_frame.update(part)
+        told.append(of_frame)
+    if len(told) < 2 or not all(name in of_frame for of_frame in told for name in _PLACE[1:]):
+        return []
+    pixels = stored_values(dataset)
+    return [_slice(of_frame, _rescaled(values, of_frame)) for of_frame, values in zip(told, pixels, strict=True)]
+
+
+def _slice(place: Dataset, values: npt.NDArray[np.float32]) -> Slice:
+    directions = np.array(place.ImageOrientationPatient, dtype=float).reshape(2, 3)
+    rows, columns = map(float, place.PixelSpacing)
+    return Slice(values, directions, np.array(place.ImagePositionPatient, dtype=float), (rows, columns))
 
 
 def series_in(folder: Path) -> dict[str, list[Path]]:
@@ -90,10 +142,14 @@ def slice_series(path: Path) -> str | None:
 
 
 def stored_values(dataset: Dataset) -> npt.NDArray[np.float32]:
-    """Return the pixels of a file after rescale slope and intercept, which some files name and leave empty."""
-    pixels = dataset.pixel_array.astype(np.float32)
-    values: npt.NDArray[np.float32] = pixels * float(dataset.get("RescaleSlope") or 1)
-    return values + float(dataset.get("RescaleIntercept") or 0)
+    """Return the pixels of a file after rescale slope and intercept."""
+    return _rescaled(dataset.pixel_array.astype(np.float32), dataset)
+
+
+def _rescaled(pixels: npt.NDArray[np.float32], told: Dataset) -> npt.NDArray[np.float32]:
+    """Apply slope and intercept, which some files name and leave empty."""
+    values: npt.NDArray[np.float32] = pixels * float(told.get("RescaleSlope") or 1)
+    return values + float(told.get("RescaleIntercept") or 0)
 
 
 def series_folders(paths: Iterable[Path]) -> set[Path]:
@@ -109,6 +165,13 @@ def series_folders(paths: Iterable[Path]) -> set[Path]:
 
 
 _PLACE = ("SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# where a file of many frames says that of a frame, and its slope and intercept
+_GROUPS = (
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+)
 
 
 def _share_a_series(paths: list[Path]) -> bool:
