@@ -26,10 +26,11 @@ def within_labels(n_copies: int, n_ill: int, n_well: int) -> FlaggedSet:
     return FlaggedSet(n_copies, n_ill + n_well, strata)
 
 
-def drawn(before: FlaggedSet, after: FlaggedSet, n: int = 400_000) -> tuple[float, float]:
+def drawn(before: FlaggedSet, after: FlaggedSet, n: int = 400_000, extreme: int = 0) -> tuple[float, float]:
     """The definition, by random draws: false-alarm rates common to both, flagged shares of each."""
     rng = np.random.default_rng(0)
-    alarms = [rng.beta(*false_alarm_shapes(ALPHA, s.n_patients, len(s.validation))[0], size=n) for s in before.strata]
+    shapes = [false_alarm_shapes(ALPHA, s.n_patients, len(s.validation))[extreme] for s in before.strata]
+    alarms = [rng.beta(*shape, size=n) for shape in shapes]
     rates = []
     for audit in (before, after):
         weights = [len(s.synthetic) / audit.n_synthetic for s in audit.strata]
@@ -51,6 +52,17 @@ def drawn(before: FlaggedSet, after: FlaggedSet, n: int = 400_000) -> tuple[floa
 )
 def test_ends_are_percentiles_of_the_drawn_difference(before, after):
     assert copy_rate_difference_ci(before, after, ALPHA) == pytest.approx(drawn(before, after), abs=0.004)
+
+
+def test_interval_holds_however_alike_the_images_of_a_patient_are():
+    """20 patients of ten images each: the shapes differ most."""
+    strata = stratify([str(i // 10) for i in range(200)], 1000)
+    before, after = FlaggedSet(10, 1000, strata), FlaggedSet(110, 1000, strata)
+    ends = [drawn(before, after, extreme=extreme) for extreme in range(3)]
+
+    assert max(low for low, _ in ends) - min(low for low, _ in ends) > 0.02
+    expected = min(low for low, _ in ends), max(high for _, high in ends)
+    assert copy_rate_difference_ci(before, after, ALPHA) == pytest.approx(expected, abs=0.004)
 
 
 def test_audits_of_which_one_does_not_say_which_labels_share_patients_are_paired_alike():

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv
 
-from monai_memorization.statistics.rates import false_alarm_rates, mean_alpha_attained
+from monai_memorization.statistics.rates import extremes, false_alarm_rates, mean_alpha_attained
 from monai_memorization.statistics.strata import Stratum
 
 # Equally likely pairs that stand for the false-alarm rate and the first flagged share.
@@ -64,21 +64,26 @@ def copy_rate_difference_ci(
     before, after = (_with_shared(audit, shared) for audit in (before, after))
     if not all(audit.n_synthetic and mean_alpha_attained(alpha, audit.strata) for audit in (before, after)):
         return None
-    # the same seed pairs the labels alike in both, so a rate of one and a rate of the other belong together
-    rates, rates_after = (false_alarm_rates(alpha, a.strata, seed, n_rates=N_PAIRS).numpy() for a in (before, after))
     order = torch.randperm(N_PAIRS, generator=torch.Generator().manual_seed(seed + 1)).numpy()
     flagged = betaincinv(*_shape(before), (order + 0.5) / N_PAIRS)
-    copied = ((flagged - rates) / (1 - rates)).clip(min=0)
 
-    def probability_up_to(difference: float) -> float:
-        rate = (difference + copied).clip(max=1)
-        share = rates_after + (1 - rates_after) * rate.clip(min=0)
-        return float((betainc(*_shape(after), share) * (rate >= 0)).mean())
+    def end(extreme: int, probability: float) -> float:
+        # the same seed pairs the labels alike in both, so a rate of one and a rate of the other belong together
+        rates, rates_after = (
+            false_alarm_rates(alpha, audit.strata, seed, extreme, N_PAIRS).numpy() for audit in (before, after)
+        )
+        copied = ((flagged - rates) / (1 - rates)).clip(min=0)
 
-    def end(probability: float) -> float:
+        def probability_up_to(difference: float) -> float:
+            rate = (difference + copied).clip(max=1)
+            share = rates_after + (1 - rates_after) * rate.clip(min=0)
+            return float((betainc(*_shape(after), share) * (rate >= 0)).mean())
+
         return float(brentq(lambda d: probability_up_to(d) - probability, -1 - 1e-9, 1 + 1e-9, xtol=1e-6))
 
-    return max(-1.0, end((1 - level) / 2)), min(1.0, end((1 + level) / 2))
+    possible = extremes(before.strata)
+    low = min(end(extreme, (1 - level) / 2) for extreme in possible)
+    return max(-1.0, low), min(1.0, max(end(extreme, (1 + level) / 2) for extreme in possible))
 
 
 def _with_shared(audit: FlaggedSet, labels: Collection[str | None]) -> FlaggedSet:

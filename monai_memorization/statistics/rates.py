@@ -48,10 +48,11 @@ def copy_rate_interval(
     """Interval of the copy rate over both sources of error, the validation patients and the synthetic images.
 
     The 2.5 and 97.5 percentile of (f - A) / (1 - A), floored at 0, where A is the false-alarm rate of this validation
-    set, the wider Beta of `false_alarm_shapes`, and f the flagged share: for x flagged images Beta(x, n_S - x + 1)
+    set, Beta as in `false_alarm_shapes`, and f the flagged share: for x flagged images Beta(x, n_S - x + 1)
     for the lower end and Beta(x + 1, n_S - x) for the upper (Clopper and Pearson 1934), 0 and 1 where x is 0 and n_S.
     With one image per patient the lower end is then above 0 exactly where a beta-binomial count of at least x has a
-    probability of less than 2.5 %. Without draws: P((f - A) / (1 - A) <= c) is the mean over A of
+    probability of less than 2.5 %. With several the interval holds the ends for each of the shapes, since how alike a
+    patient's images are is not known. Without draws: P((f - A) / (1 - A) <= c) is the mean over A of
     P(f <= c + (1 - c) A).
 
     It takes the place of the percentile bootstrap of design section 3.2, in which every draw reuses the same few
@@ -70,9 +71,10 @@ def copy_rate_interval(
     """
     if n_synthetic == 0 or mean_alpha_attained(alpha, strata) == 0:
         return 0.0, 1.0
-    false_alarms = false_alarm_rates(alpha, strata, seed).numpy()
 
-    def end(n_below: int, n_above: int, probability: float) -> float:
+    def end(extreme: int, n_below: int, n_above: int, probability: float) -> float:
+        false_alarms = false_alarm_rates(alpha, strata, seed, extreme).numpy()
+
         def probability_up_to(rate: float) -> float:
             return float(betainc(n_below, n_above, rate + (1 - rate) * false_alarms).mean())
 
@@ -80,9 +82,14 @@ def copy_rate_interval(
             return 0.0
         return float(brentq(lambda rate: probability_up_to(rate) - probability, 0.0, 1.0, xtol=1e-8))
 
-    rest = n_synthetic - n_copies
-    low = 0.0 if n_copies == 0 else end(n_copies, rest + 1, (1 - level) / 2)
-    return low, 1.0 if rest == 0 else end(n_copies + 1, rest, (1 + level) / 2)
+    rest, possible = n_synthetic - n_copies, extremes(strata)
+    low = 0.0 if n_copies == 0 else min(end(e, n_copies, rest + 1, (1 - level) / 2) for e in possible)
+    return low, 1.0 if rest == 0 else max(end(e, n_copies + 1, rest, (1 + level) / 2) for e in possible)
+
+
+def extremes(strata: Sequence[Stratum]) -> tuple[int, ...]:
+    """Which of `false_alarm_shapes` the false-alarm rate may have: all, but with one image per patient they are one."""
+    return (0,) if all(len(s.validation) == s.n_patients for s in strata) else (0, 1, 2)
 
 
 def mean_alpha_attained(alpha: float, strata: Sequence[Stratum]) -> float:
@@ -112,8 +119,8 @@ def false_alarm_rate_interval(
     if len(strata) == 1:
         return false_alarm_rate_ci(alpha, strata[0].n_patients, len(strata[0].validation), level)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    extremes = torch.stack([false_alarm_rates(alpha, strata, seed, extreme).quantile(ends) for extreme in range(3)])
-    return float(extremes[:, 0].min()), float(extremes[:, 1].max())
+    of_each = torch.stack([false_alarm_rates(alpha, strata, seed, e).quantile(ends) for e in extremes(strata)])
+    return float(of_each[:, 0].min()), float(of_each[:, 1].max())
 
 
 def n_mem_total_bound(abundance: Tensor, expected_false: float, n_training: int) -> float | None:

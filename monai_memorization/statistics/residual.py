@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from monai_memorization.statistics.rates import copy_rate_at_power, false_alarm_rates, mean_alpha_attained
+from monai_memorization.statistics.rates import copy_rate_at_power, extremes, false_alarm_rates, mean_alpha_attained
 from monai_memorization.statistics.strata import Stratum
 
 N_DRAWS = 4_000
@@ -79,12 +79,13 @@ def residual_interval(
         rng = np.random.default_rng(seed)
         false_alarms, flagged, recall = _draw(rng, n_flagged, n_drawn, alpha, strata, group, seed)
         deficit = max(0.0, mean_alpha_attained(alpha, strata) - n_flagged / n_drawn)
-        shares = []
-        for unseen in (0.0, deficit):
-            rate = _rate(flagged + unseen, false_alarms, recall)
-            left = np.clip((1 - recall) * rate / np.maximum(1 - flagged, 1e-12), 0, 1)
-            shares.append(rng.binomial(n_left, left) / n_left)
-        ends.append((np.quantile(shares[0], (1 - level) / 2), np.quantile(shares[1], (1 + level) / 2)))
+        for possible in false_alarms:
+            shares = []
+            for unseen in (0.0, deficit):
+                rate = _rate(flagged + unseen, possible, recall)
+                left = np.clip((1 - recall) * rate / np.maximum(1 - flagged, 1e-12), 0, 1)
+                shares.append(rng.binomial(n_left, left) / n_left)
+            ends.append((np.quantile(shares[0], (1 - level) / 2), np.quantile(shares[1], (1 + level) / 2)))
     return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
 
 
@@ -119,8 +120,8 @@ def rate_at_power_interval(
     false_alarms, _, recall = _draw(rng, n_flagged, n_images, alpha, strata, planted, seed)
     fewest = rng.beta(n_flagged, rest + 1, N_DRAWS) if n_flagged > 0 else np.zeros(N_DRAWS)
     most = rng.beta(n_flagged + 1, rest, N_DRAWS) if rest > 0 else np.ones(N_DRAWS)
-    low = np.quantile(_rate(fewest, false_alarms, recall), (1 - level) / 2)
-    high = np.quantile(_rate(most, false_alarms, recall), (1 + level) / 2)
+    low = min(np.quantile(_rate(fewest, possible, recall), (1 - level) / 2) for possible in false_alarms)
+    high = max(np.quantile(_rate(most, possible, recall), (1 + level) / 2) for possible in false_alarms)
     return float(low), float(high)
 
 
@@ -153,11 +154,11 @@ def _draw(
     strata: Sequence[Stratum],
     planted: Planted,
     seed: int,
-) -> tuple[Array, Array, Array]:
-    """Draw false-alarm rates, flagged shares and recalls, (N_DRAWS,) each."""
+) -> tuple[list[Array], Array, Array]:
+    """Draw false-alarm rates, one array for each distribution they may have, flagged shares and recalls, (N_DRAWS,)."""
     found, n_planted = planted[0] * planted[1], planted[1]
     return (
-        false_alarm_rates(alpha, strata, seed, n_rates=N_DRAWS).numpy(),
+        [false_alarm_rates(alpha, strata, seed, e, N_DRAWS).numpy() for e in extremes(strata)],
         rng.beta(n_flagged + 0.5, n_images - n_flagged + 0.5, N_DRAWS),
         rng.beta(found + 0.5, n_planted - found + 0.5, N_DRAWS),
     )
