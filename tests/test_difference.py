@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from monai_memorization.statistics.conformal import false_alarm_shapes
 from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
@@ -27,18 +28,20 @@ def within_labels(n_copies: int, n_ill: int, n_well: int) -> FlaggedSet:
 
 
 def drawn(before: FlaggedSet, after: FlaggedSet, n: int = 400_000, extreme: int = 0) -> tuple[float, float]:
-    """The definition, by random draws: false-alarm rates common to both, flagged shares of each."""
+    """The definition, by random draws: false-alarm rates common to both, flagged shares of each, end by end."""
     rng = np.random.default_rng(0)
     shapes = [false_alarm_shapes(ALPHA, s.n_patients, len(s.validation))[extreme] for s in before.strata]
     alarms = [rng.beta(*shape, size=n) for shape in shapes]
-    rates = []
-    for audit in (before, after):
-        weights = [len(s.synthetic) / audit.n_synthetic for s in audit.strata]
-        alarm = sum(w * a for w, a in zip(weights, alarms, strict=True))
-        share = rng.beta(audit.n_copies + 0.5, audit.n_synthetic - audit.n_copies + 0.5, size=n)
-        rates.append(np.maximum(0, (share - alarm) / (1 - alarm)))
-    low, high = np.quantile(rates[1] - rates[0], [0.025, 0.975])
-    return float(low), float(high)
+    ends = []
+    for level, most in ((0.025, (1, 0)), (0.975, (0, 1))):  # most before and fewest after at the lower end
+        rates = []
+        for audit, upper in zip((before, after), most, strict=True):
+            weights = [len(s.synthetic) / audit.n_synthetic for s in audit.strata]
+            alarm = sum(w * a for w, a in zip(weights, alarms, strict=True))
+            share = rng.beta(audit.n_copies + upper, audit.n_synthetic - audit.n_copies + 1 - upper, size=n)
+            rates.append(np.maximum(0, (share - alarm) / (1 - alarm)))
+        ends.append(float(np.quantile(rates[1] - rates[0], level)))
+    return ends[0], ends[1]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,18 @@ def test_more_copies_are_a_rise_and_fewer_a_fall():
     assert 0.2 < low < 0.33 < high < 0.4
     low, high = copy_rate_difference_ci(flagged(400, 1000), flagged(100, 1000), ALPHA)
     assert -0.4 < low < -0.33 < high < -0.2
+
+
+@pytest.mark.parametrize(("n_before", "n_after", "share"), [(2, 2000, 0.05), (2, 2, 0.335)])
+def test_a_change_is_claimed_in_at_most_one_of_twenty_pairs_where_there_is_none(n_before, n_after, share):
+    """The false-alarm rate is all but known; by Jeffreys's intervals a change was claimed in 9.8 and 9.9 %."""
+    claimed = 0.0
+    for x in range(n_before + 1):
+        for y in range(n_after + 1) if n_after < 10 else (round(share * n_after),):
+            low, high = copy_rate_difference_ci(flagged(x, n_before, 20_000), flagged(y, n_after, 20_000), ALPHA)
+            chance = binom.pmf(x, n_before, share) * (binom.pmf(y, n_after, share) if n_after < 10 else 1)
+            claimed += chance * (low > 1e-4 or high < -1e-4)
+    assert claimed <= 0.05
 
 
 def test_common_false_alarms_cancel():

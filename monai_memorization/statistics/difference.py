@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv
@@ -15,6 +17,8 @@ from monai_memorization.statistics.strata import Stratum
 
 # Equally likely pairs that stand for the false-alarm rate and the first flagged share.
 N_PAIRS = 2000
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ def copy_rate_difference_ci(
     Training set, validation set, encoder and alpha must be the same, and the two synthetic sets drawn independently.
     The false-alarm rate A of that one threshold is then unknown but common, and does not count twice: the ends are
     percentiles of max(0, (f2 - A) / (1 - A)) - max(0, (f1 - A) / (1 - A)) with A distributed as for
-    `copy_rate_interval`, f1 and f2 as Beta(x + 1/2, n_S - x + 1/2) (Jeffreys). P(difference <= d) is the mean over A
-    and f1 of P(f2 <= A + (1 - A) (d + c1)), c1 the first rate, and 0 where d + c1 < 0. Within label each label's
-    false-alarm rate is common.
+    `copy_rate_interval`, and f1 and f2 as there: for the lower end f2 as at a lower end and f1 as at an upper one, for
+    the upper end the other way round. P(difference <= d) is the mean over A and f1 of P(f2 <= A + (1 - A) (d + c1)), c1
+    the first rate, and 0 where d + c1 < 0. Within label each label's false-alarm rate is common.
 
     Args:
         before: first audit.
@@ -65,25 +69,25 @@ def copy_rate_difference_ci(
     if not all(audit.n_synthetic and mean_alpha_attained(alpha, audit.strata) for audit in (before, after)):
         return None
     order = torch.randperm(N_PAIRS, generator=torch.Generator().manual_seed(seed + 1)).numpy()
-    flagged = betaincinv(*_shape(before), (order + 0.5) / N_PAIRS)
+    levels = (order + 0.5) / N_PAIRS
 
-    def end(extreme: int, probability: float) -> float:
+    def end(extreme: int, probability: float, upper: bool) -> float:
         # the same seed pairs the labels alike in both, so a rate of one and a rate of the other belong together
         rates, rates_after = (
             false_alarm_rates(alpha, audit.strata, seed, extreme, N_PAIRS).numpy() for audit in (before, after)
         )
-        copied = ((flagged - rates) / (1 - rates)).clip(min=0)
+        copied = ((_quantiles(before, not upper, levels) - rates) / (1 - rates)).clip(min=0)
 
         def probability_up_to(difference: float) -> float:
             rate = (difference + copied).clip(max=1)
             share = rates_after + (1 - rates_after) * rate.clip(min=0)
-            return float((betainc(*_shape(after), share) * (rate >= 0)).mean())
+            return float((_probability_up_to(after, upper, share) * (rate >= 0)).mean())
 
         return float(brentq(lambda d: probability_up_to(d) - probability, -1 - 1e-9, 1 + 1e-9, xtol=1e-6))
 
     possible = extremes(before.strata)
-    low = min(end(extreme, (1 - level) / 2) for extreme in possible)
-    return max(-1.0, low), min(1.0, max(end(extreme, (1 + level) / 2) for extreme in possible))
+    low = min(end(extreme, (1 - level) / 2, upper=False) for extreme in possible)
+    return max(-1.0, low), min(1.0, max(end(extreme, (1 + level) / 2, upper=True) for extreme in possible))
 
 
 def _with_shared(audit: FlaggedSet, labels: Collection[str | None]) -> FlaggedSet:
@@ -94,5 +98,17 @@ def _validation(stratum: Stratum) -> tuple[str | None, int, int]:
     return stratum.label, len(stratum.validation), stratum.n_patients
 
 
-def _shape(audit: FlaggedSet) -> tuple[float, float]:
-    return audit.n_copies + 0.5, audit.n_synthetic - audit.n_copies + 0.5
+def _shape(audit: FlaggedSet, upper: bool) -> tuple[int, int]:
+    """Parameters of the Beta distribution of a flagged share at one end (Clopper and Pearson 1934)."""
+    return audit.n_copies + upper, audit.n_synthetic - audit.n_copies + (not upper)
+
+
+def _quantiles(audit: FlaggedSet, upper: bool, levels: Array) -> Array:
+    """Quantiles of a flagged share: 0 where nothing is flagged, at the lower end, and 1 where all is, at the upper."""
+    low, high = _shape(audit, upper)
+    return np.full_like(levels, high == 0) if 0 in (low, high) else betaincinv(low, high, levels)
+
+
+def _probability_up_to(audit: FlaggedSet, upper: bool, share: Array) -> Array:
+    low, high = _shape(audit, upper)
+    return (share >= float(high == 0)).astype(float) if 0 in (low, high) else betainc(low, high, share)
