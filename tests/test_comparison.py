@@ -93,6 +93,20 @@ def test_other_yardsticks_give_no_interval_and_a_warning(after, warning):
     assert row.difference == "intervals do not overlap"
 
 
+def test_a_set_that_a_filter_left_is_not_compared():
+    """Half of the copies were seen and taken out: the rest is flagged as seldom as honest images are, or less."""
+    before, after = copies_found(), improved(0)
+    after["provenance"]["settings"]["filtered"] = True
+    after["calibrated"] |= {"n_copies": 0, "copy_rate": 0.0, "copy_rate_ci": [0.0, 0.004]}
+    for pair in ((before, after), (after, before)):
+        assert copy_rate_change(*pair) is None
+        assert "is not known, as a set is what a filter left" in headline(*pair)
+        row = next(r for r in tables(*pair)["Synthetic images"] if r.name.startswith("Copy rate, overlooked"))
+        assert row.difference is None
+    after["release"] = {}  # judged by a detector that did not filter
+    assert copy_rate_change(before, after) is not None
+
+
 def test_overlapping_intervals_show_no_change():
     before, after = copies_found(), other("validation")
     after["calibrated"]["copy_rate_ci"] = before["calibrated"]["copy_rate_ci"]

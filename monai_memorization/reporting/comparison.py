@@ -51,8 +51,14 @@ def same_threshold(before: Report, after: Report) -> bool:
 
 
 def copy_rate_change(before: Report, after: Report) -> tuple[float, float] | None:
-    """Interval of the copy rate after less that before, where both audits share their threshold; else None."""
+    """Interval of the copy rate after less that before, where both audits share their threshold; else None.
+
+    None too where a set is what a filter left: its flagged share says nothing of its copies, and its images may be
+    among those of the other set.
+    """
     if not same_threshold(before, after) or _same_images(before, after, "synthetic") is not False:
+        return None
+    if _was_filtered(before) or _was_filtered(after):
         return None
     first, second = _flagged(before), _flagged(after)
     if first is None or second is None:
@@ -66,6 +72,11 @@ def headline(before: Report, after: Report) -> str:
         return (
             "Both audits looked at the same synthetic images: whatever differs comes from the audit, not from the "
             "generator."
+        )
+    if _was_filtered(before) or _was_filtered(after):
+        return (
+            "Whether the copy rate changed is not known, as a set is what a filter left: the copies in it are those "
+            "that the filter overlooked."
         )
     if ends := copy_rate_change(before, after):
         low, high = (round(end, 4) for end in ends)  # an end that is written as 0 shows no change
@@ -104,11 +115,12 @@ def tables(before: Report, after: Report) -> dict[str, list[Row]]:
         Rows, by the caption of their table.
     """
     rates, gaps = ([r[section][key] for r in (before, after)] for section, key in _INTERVALS)
+    overlap = None if _was_filtered(before) or _was_filtered(after) else _overlap(*rates)
     differences = {
         "Copy rate, overlooked copies not counted": say(
             f"{{}} (95{NO_BREAK}% interval)", points_interval(copy_rate_change(before, after))
         )
-        or _overlap(*rates),
+        or overlap,
         "Gap between synthetic and calibration images": _overlap(*gaps),
     }
     return {
@@ -210,6 +222,12 @@ def _same_images(before: Report, after: Report, role: str) -> bool | None:
 
 def _same_encoder(before: Report, after: Report) -> bool | None:
     return _same(*(report["provenance"]["encoder_sha256"] for report in (before, after)))
+
+
+def _was_filtered(report: Report) -> bool:
+    """Whether the set is what a filter left; that of a release is judged by a detector that did not filter it."""
+    settings = report["provenance"].get("settings") or {}
+    return bool(settings.get("filtered")) and "release" not in report
 
 
 def _flagged(report: Report) -> FlaggedSet | None:
