@@ -112,7 +112,8 @@ class MemorizationHandler:
         interval: epochs between two checks; the first epoch is always checked.
         n_images: images drawn for a check.
         batch_size: images drawn at a time.
-        copy_rate_limit: stop the training at the first check whose copy_rate is above it. The metric
+        copy_rate_limit: stop the training at the first check whose copy_rate is above it. With 100 images in each of 30
+            checks chance alone stops a tenth of the trainings at 0.1, up to a half at 0.05. The metric
             ``last_epoch_within_limit`` is then kept too, 0 before any: it grows with each check that is passed, so
             MONAI's CheckpointSaver with ``save_key_metric`` on it keeps the last model within the limit.
         encoder: weights of an encoder trained on the training set; None trains one at the start of the run.
@@ -150,7 +151,7 @@ class MemorizationHandler:
             if number < 1:
                 raise InputError(f"{name}: found {number}, but must be at least 1")
         if copy_rate_limit is not None and not 0 <= copy_rate_limit <= 1:
-            raise InputError(f"copy_rate_limit: found {copy_rate_limit}, but must lie between 0 and 1, such as 0.05")
+            raise InputError(f"copy_rate_limit: found {copy_rate_limit}, but must lie between 0 and 1, such as 0.1")
         if not 0 < monitoring_share <= 1:
             raise InputError(f"monitoring_share: found {monitoring_share}, but must be above 0 and at most 1")
         self.sources = {"training": training, "validation": validation}

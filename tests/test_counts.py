@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from functools import cache
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -190,6 +191,27 @@ def test_copy_rate_at_power_divides_by_the_recall(recall, rate):
     # 24 % flagged at a level of 5 %: 0.19 / 0.95, 0.19 / 0.475, held to 1
     found = copy_rate_at_power(24, 100, 0.05, recall)
     assert found == (None if rate is None else pytest.approx(rate))
+
+
+@pytest.mark.parametrize(
+    ("n_patients", "n_synthetic", "limit", "of_checks", "of_trainings"),
+    [
+        (30, 100, 0.1, 0.03, 0.12),
+        (30, 100, 0.05, 0.09, 0.29),
+        (100, 100, 0.05, 0.08, 0.48),
+        (100, 400, 0.05, 0.04, 0.18),
+    ],
+)
+def test_honest_trainings_that_a_limit_stops_are_as_many_as_documented(
+    n_patients, n_synthetic, limit, of_checks, of_trainings
+):
+    """30 checks against the same validation patients, as docs/add_the_check.md says."""
+    rng, rank, attained = np.random.default_rng(0), (n_patients + 1) // 20, alpha_attained(0.05, n_patients)
+    false_alarms = rng.beta(rank, n_patients + 1 - rank, size=(4000, 1))
+    least = next(x for x in range(n_synthetic) if copy_rate(x, n_synthetic, attained) > limit)
+    above = rng.binomial(n_synthetic, false_alarms, size=(4000, 30)) >= least
+    assert above.mean() == pytest.approx(of_checks, abs=0.01)
+    assert above.any(axis=1).mean() == pytest.approx(of_trainings, abs=0.025)
 
 
 def test_copy_rate_is_floored_at_zero():
