@@ -24,7 +24,7 @@ from monai_memorization.images.prepared import prepared_batches
 from monai_memorization.images.roles import read_roles
 from monai_memorization.images.sets import ImageSet, check_seed
 from monai_memorization.ranks import current_ranks, on_every_rank
-from monai_memorization.reporting.limits import uneven_patients
+from monai_memorization.reporting.limits import grouped_images, uneven_patients
 from monai_memorization.reporting.pages import GalleryPair, write_gallery_page, write_report_page
 from monai_memorization.reporting.pictures import LONGEST_SIDE
 from monai_memorization.reporting.reasons import unknown_patients
@@ -213,6 +213,9 @@ def _warn(sets: Mapping[str, ImageSet], calibration: ImageSet, strata: Sequence[
         )
     if (uneven := uneven_patients(calibration.n_patients, calibration.n_patients_equal)) is not None:
         logger.warning("%s %s", *uneven)
+    synthetic = sets["synthetic"]
+    if (grouped := grouped_images(len(synthetic), synthetic.n_patients_equal)) is not None:
+        logger.warning("%s %s", *grouped)
     fewest, needed = min(stratum.n_patients for stratum in strata), n_patients_needed(alpha)
     if fewest < needed:
         logger.warning(

@@ -266,6 +266,18 @@ def test_a_few_patients_with_most_of_the_images_are_told():
     assert "about 17 patients" in said(uneven.text)
 
 
+def test_synthetic_images_that_belong_together_are_told():
+    report = copies_found()
+    report["sets"]["synthetic"] |= {"n_images": 500, "n_patients": 250, "n_patients_equal": 250.0}
+    assert mistakes(report) == []
+
+    report["sets"]["synthetic"]["n_patients_equal"] = 20.0
+
+    (grouped,) = mistakes(report)
+    assert "The 500 synthetic images are said to be of patients, about 20" in said(grouped.text)
+    assert "Keep one synthetic image of each" in grouped.cure
+
+
 def test_leaks_of_an_older_report_are_passed_over():
     report = copies_found()
     del report["sets"]["leaks"]

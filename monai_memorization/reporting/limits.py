@@ -48,6 +48,10 @@ def mistakes(report: Mapping[str, Any]) -> list[Reason]:
     uneven = uneven_patients(validation.get("n_patients"), validation.get("n_patients_equal"))
     if uneven is not None:
         caveats.append(uneven)
+    synthetic = report["sets"]["synthetic"]
+    grouped = grouped_images(synthetic.get("n_images"), synthetic.get("n_patients_equal"))
+    if grouped is not None:
+        caveats.append(grouped)
     if found.get("repeated_in_training"):
         whose = say(
             " ({} of the same patient, {} of another)",
@@ -78,6 +82,23 @@ def uneven_patients(n: int | None, equal: float | None) -> Reason | None:
         f"{count(round(equal))} patients with equally many would. The error rates, which count {count(n)}, are too "
         "good: honest images may be flagged more often.",
         "Keep a few images of each validation patient, chosen at random, and audit again.",
+    )
+
+
+def grouped_images(n: int | None, equal: float | None) -> Reason | None:
+    """Say that synthetic images belong together, which are taken for independent draws; None where they do not.
+
+    Args:
+        n: `n_images` of the synthetic set; None where not known.
+        equal: its `n_patients_equal`; None where its images are not said to be of patients.
+    """
+    if n is None or equal is None or equal >= n / 2:
+        return None
+    return Reason(
+        f"The {count(n)} synthetic images are said to be of patients, about {count(round(equal))} with equally many "
+        "images. Images that belong together are alike, and each is counted as drawn on its own: the intervals are "
+        "too narrow, and a set without copies is called one with copies more often.",
+        "Keep one synthetic image of each of these patients, chosen at random, and audit again.",
     )
 
 
