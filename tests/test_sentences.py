@@ -19,7 +19,12 @@ from report_examples import (
 from monai_memorization.reporting.formats import NO_BREAK
 from monai_memorization.reporting.limits import limits, mistakes
 from monai_memorization.reporting.reasons import reason
-from monai_memorization.reporting.sentences import verdict_label, verdict_line, verdict_sentence
+from monai_memorization.reporting.sentences import (
+    near_identical_by_chance,
+    verdict_label,
+    verdict_line,
+    verdict_sentence,
+)
 from monai_memorization.reporting.wording import fewest_patients
 
 
@@ -251,6 +256,9 @@ def test_leaks_are_said_with_whose_images_they_are():
     shared, repeated = (said(found.text) for found in mistakes(report))
 
     assert "with a training image: 3. They make copies look ordinary" in shared
+    assert "near-identical pairs, as images do that show next to nothing, may come about without any copying" in shared
+    assert near_identical_by_chance(report) == "so are 3 of the validation images"
+    assert near_identical_by_chance(copies_found()) == "none expected by chance"
     assert "pixel by pixel: 7 (5 of the same patient, 2 of another). What a generator sees twice" in repeated
 
 

@@ -39,7 +39,8 @@ def mistakes(report: Mapping[str, Any]) -> list[Reason]:
         caveats.append(
             Reason(
                 "Validation images that agree pixel by pixel with a training image: "
-                f"{count(found['shared_images'])}. They make copies look ordinary, so that fewer are found.",
+                f"{count(found['shared_images'])}. They make copies look ordinary, so that fewer are found, "
+                "and near-identical pairs, as images do that show next to nothing, may come about without any copying.",
                 "Look them up in leaks.csv, take those that show the same person out of one of the two sets, and audit "
                 "again.",
             )

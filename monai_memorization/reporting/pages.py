@@ -44,6 +44,7 @@ def write_report_page(report: Mapping[str, Any], path: Path) -> None:
         caveats=[reasons.reason(report, code) for code in codes if code == "no_patient_ids"] + limits.mistakes(report),
         limits=limits.limits(report),
         by_chance=sentences.false_alarms_expected(report),
+        near_identical_by_chance=sentences.near_identical_by_chance(report),
         calibration=report["sets"][role],
         reconstructed=reconstructed,
         labelled=wording.is_labelled(report),

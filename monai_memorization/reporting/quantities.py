@@ -15,7 +15,7 @@ from monai_memorization.reporting.formats import (
     percent_interval,
     say,
 )
-from monai_memorization.reporting.sentences import false_alarms_expected
+from monai_memorization.reporting.sentences import false_alarms_expected, near_identical_by_chance
 
 Report = Mapping[str, Any]
 
@@ -98,7 +98,7 @@ QUANTITIES: dict[str, list[Quantity]] = {
         Quantity(
             "Near-identical pairs",
             "near-identical pair",
-            lambda r: Entry(count(r["calibrated"]["n_near_identical"]), "none expected by chance"),
+            lambda r: Entry(count(r["calibrated"]["n_near_identical"]), near_identical_by_chance(r)),
         ),
     ],
     "Training images given back": [

@@ -88,6 +88,12 @@ def _clean_sentence(report: Mapping[str, Any]) -> str:
     )
 
 
+def near_identical_by_chance(report: Mapping[str, Any]) -> str:
+    """Say what stands beside the number of near-identical pairs: of how many validation images the same holds."""
+    shared = (report["sets"].get("leaks") or {}).get("shared_images")
+    return f"so are {count(shared)} of the validation images" if shared else "none expected by chance"
+
+
 def false_alarms_expected(report: Mapping[str, Any]) -> float | None:
     """Return how many copy candidates the set would have if nothing in it were copied."""
     attained = report["calibrated"].get("alpha_attained")
