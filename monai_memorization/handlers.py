@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.networks.schedulers import Scheduler
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -256,7 +257,9 @@ def _listed(source: Source, folder: Path, role: str, image_key: str) -> ImageSet
 
 def _networks(*holders: object) -> list[nn.Module]:
     """Return the networks among the attributes of an engine or a sampler."""
-    return [value for holder in holders for value in vars(holder).values() if isinstance(value, nn.Module)]
+    values = [value for holder in holders for value in vars(holder).values()]
+    # a noise schedule is a Module to MONAI but has no mode, and RFlowScheduler does not set up what makes a Module
+    return [value for value in values if isinstance(value, nn.Module) and not isinstance(value, Scheduler)]
 
 
 @contextmanager

@@ -17,14 +17,16 @@ from made_up_images import smooth_images, write_csv, write_folder, write_image
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointSaver, EarlyStopHandler, StatsHandler, TensorBoardStatsHandler
+from monai.networks.schedulers import DDIMScheduler, RFlowScheduler
 from monai.networks.utils import eval_mode
 from monai.transforms import RandGaussianNoised
+from small_generators import small_diffusion
 from torch import Tensor, nn
 
 from monai_memorization.auditing import audit
 from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.errors import InputError
-from monai_memorization.generation.sampling import FunctionSampler
+from monai_memorization.generation.sampling import FunctionSampler, PixelDiffusionSampler
 from monai_memorization.handlers import FIRST_SEED, EncoderTrainingHandler, MemorizationHandler
 
 METRICS = {"n_copies", "copy_rate", "n_mem", "mem_rate", "paper_n_copies", "paper_n_mem", "tau"}
@@ -205,6 +207,14 @@ def test_own_function_in_evaluation_mode_is_fine(handler):
     engine = trainer(network, [handler(FunctionSampler(draw))], max_epochs=1)
     engine.run()
     assert engine.state.metrics.keys() >= METRICS
+
+
+@pytest.mark.parametrize("schedule", [RFlowScheduler(), DDIMScheduler(20)])
+def test_noise_schedule_of_a_sampler_has_no_mode_to_restore(handler, schedule):
+    network = small_diffusion(2, in_channels=1, out_channels=1).train()
+    sampler = PixelDiffusionSampler(network, schedule, (1, 32, 32), n_steps=1)
+    assert quiet(handler(sampler), max_epochs=1).state.metrics.keys() == METRICS
+    assert network.training
 
 
 def test_an_encoder_trained_in_between_does_not_change_the_training_either(
