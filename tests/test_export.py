@@ -13,6 +13,8 @@ from monai.transforms import (
     CenterSpatialCropd,
     Compose,
     EnsureChannelFirstd,
+    EnsureTyped,
+    Lambdad,
     LoadImaged,
     Orientationd,
     RandFlipd,
@@ -105,11 +107,23 @@ def test_random_transforms_are_left_out_and_not_touched():
 
     fixed = fixed_transforms(training, center)
 
-    assert fixed.transforms == (training.transforms[0], center)
+    assert [type(step) for step in fixed.transforms] == [ScaleIntensityd, CenterSpatialCropd]
+    assert fixed.transforms[1] is center
     assert [step.R.get_state()[1].tolist() for step in (flip, crop)] == expected
     assert fixed_transforms(flip).transforms == ()
     with pytest.raises(InputError, match=r"transforms: RandSpatialCropd cuts at random .*; give a fixed crop"):
         fixed_transforms(training)
+
+
+def test_what_transforms_do_to_a_label_is_left_out_where_there_is_none():
+    training = Compose([Lambdad("label", lambda label: label + 1), EnsureTyped(["image", "label"])])
+
+    fixed = fixed_transforms(training)
+
+    assert int(fixed({"image": torch.ones(1, 2), "label": 1})["label"]) == 2
+    assert fixed({"image": torch.ones(1, 2)}).keys() == {"image"}
+    with pytest.raises(RuntimeError, match=r"applying transform .*Lambdad"):
+        training({"image": torch.ones(1, 2)})
 
 
 @pytest.mark.parametrize(

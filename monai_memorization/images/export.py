@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Randomizable
+from monai.transforms import Compose, MapTransform, Randomizable
 from torch.utils.data import Dataset
 
 from monai_memorization.errors import InputError
@@ -77,6 +78,9 @@ def export_images(dataset: Dataset[Any], folder: str | Path, role: str, key: str
 def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
     """Return the transforms of a training without the random ones, for configs.
 
+    What they do to other entries than the image, such as a label, is left out for items without these: the validation
+    images come without.
+
     Args:
         transform: transforms of the data set that a generator is trained on.
         crop: takes the place of a random crop.
@@ -91,7 +95,7 @@ def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
     steps: list[Any] = []
     for step in _steps(transform):
         if not isinstance(step, Randomizable):
-            steps.append(step)
+            steps.append(_allowing_missing_keys(step))
         elif "Crop" in type(step).__name__:
             if crop is None:
                 raise InputError(
@@ -107,6 +111,14 @@ def _steps(transform: Any) -> list[Any]:
     if type(transform) is Compose:
         return [step for part in transform.transforms for step in _steps(part)]
     return [transform]
+
+
+def _allowing_missing_keys(step: Any) -> Any:
+    """Return a transform that does nothing to entries that an item lacks; the training's own stays as it is."""
+    if isinstance(step, MapTransform):
+        step = copy.copy(step)
+        step.allow_missing_keys = True
+    return step
 
 
 def _save(image: npt.NDArray[np.float32], path: Path) -> None:
