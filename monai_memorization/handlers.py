@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.networks.schedulers import Scheduler
@@ -24,7 +25,12 @@ from monai_memorization.detector.registration import fine_structure
 from monai_memorization.detector.scores import score_embedded
 from monai_memorization.errors import InputError
 from monai_memorization.generation.drawing import prepare_drawn
-from monai_memorization.generation.sampling import Sampler
+from monai_memorization.generation.sampling import (
+    GeneratorSampler,
+    LatentDiffusionSampler,
+    PixelDiffusionSampler,
+    Sampler,
+)
 from monai_memorization.images.division import check_disjoint
 from monai_memorization.images.export import export_images
 from monai_memorization.images.monitored import choose_monitored
@@ -126,8 +132,9 @@ class MemorizationHandler:
         clip: intensities at which images are cut off, as of the audit.
 
     Raises:
-        InputError: if a number is out of its range; at the start of the run if the images are bad or too few; at a
-            check if the sampler returns no images, or runs a network of the engine in training mode.
+        InputError: if a number is out of its range or no images are given; at the start of the run if the images are
+            bad or too few, or reach beyond the sampler's value_range; at a check if the sampler returns no images, or
+            runs a network of the engine in training mode.
     """
 
     def __init__(
@@ -156,6 +163,9 @@ class MemorizationHandler:
         if not 0 < monitoring_share <= 1:
             raise InputError(f"monitoring_share: found {monitoring_share}, but must be above 0 and at most 1")
         self.sources = {"training": training, "validation": validation}
+        for role, source in self.sources.items():
+            if source is None:  # as in a config that is not told yet
+                raise InputError(f"{role}: no images are given; give a folder, a CSV, a MONAI data list or a data set")
         self.sampler = sampler
         self.output_dir = Path(output_dir)
         self.interval = interval
@@ -220,6 +230,8 @@ class MemorizationHandler:
     def _embed_real_images(self, device: torch.device) -> ContrastiveEncoder:
         sets = {role: _listed(source, self.output_dir, role, self.image_key) for role, source in self.sources.items()}
         check_disjoint(sets["training"], sets["validation"])
+        if not isinstance(self.sources["training"], str | Path):
+            _check_value_range(sets["training"], self.sampler, self.clip)
         monitored = choose_monitored(sets["validation"], self.monitoring_share, self.seed, self.output_dir)
         if monitored.n_patients < self.n_patients_needed:
             raise InputError(
@@ -253,6 +265,31 @@ def _listed(source: Source, folder: Path, role: str, image_key: str) -> ImageSet
     if isinstance(source, str | Path):
         return read_image_set(source, role)
     return read_image_set(export_images(source, folder / role, role, image_key), role)
+
+
+def _check_value_range(images: ImageSet, sampler: Sampler, clip: Sequence[float] | None) -> None:
+    """Refuse a sampler that would cut off what the generator draws: copies without their dark half are none.
+
+    Args:
+        images: what the generator is trained on, as it sees it, written as NumPy.
+        sampler: one of ours; another may return images between other values than it was trained on.
+        clip: as of the handler.
+
+    Raises:
+        InputError: if most of some images reach beyond what the sampler was told.
+    """
+    if not isinstance(sampler, GeneratorSampler | LatentDiffusionSampler | PixelDiffusionSampler):
+        return
+    low, high = map(float, sampler.value_range)
+    looked_at = images.paths[:: len(images) // 16 + 1]
+    ends = np.median([np.quantile(np.load(path), (0.01, 0.99)) for path in looked_at], axis=0)
+    ends = ends if clip is None else ends.clip(*clip)
+    slack = 0.05 * (high - low)  # resampling goes a little beyond
+    if ends[0] < low - slack or ends[1] > high + slack:
+        raise InputError(
+            f"sampler: its value_range is [{low:g}, {high:g}], and what is drawn is cut off there, but the training "
+            f"images reach from about {ends[0]:.3g} to {ends[1]:.3g}; give what they are scaled to as value_range"
+        )
 
 
 def _networks(*holders: object) -> list[nn.Module]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from monai_memorization.auditing import audit
 from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.errors import InputError
-from monai_memorization.generation.sampling import FunctionSampler, PixelDiffusionSampler
+from monai_memorization.generation.sampling import FunctionSampler, GeneratorSampler, PixelDiffusionSampler
 from monai_memorization.handlers import FIRST_SEED, EncoderTrainingHandler, MemorizationHandler
 
 METRICS = {"n_copies", "copy_rate", "n_mem", "mem_rate", "paper_n_copies", "paper_n_mem", "tau"}
@@ -425,6 +425,50 @@ def nan_at_the_second_check():
 def test_sampler_that_returns_no_images_is_named(handler, sampler, message):
     with pytest.raises(InputError, match=message):
         quiet(handler(sampler))
+
+
+def scaled_to(low: float, high: float) -> Dataset:
+    """Training images between two values."""
+    return Dataset([{"image": low + (high - low) * image[None]} for image in smooth_images(20, seed=1)])
+
+
+class Generator(nn.Module):
+    """Draws noise between two values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(1, 1)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return codes[:, None, None].expand(-1, 1, 32, 32) + torch.linspace(-1, 1, 32)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told", "clip"),
+    [
+        (0, 1, (0, 1), None),
+        (-0.02, 1.02, (0, 1), None),
+        (-1, 1, (-1, 1), None),
+        (-3024, 500, (-1000, 500), (-1000, 500)),
+    ],
+)
+def test_sampler_that_knows_the_range_of_the_images_is_taken(handler, few_steps, low, high, told, clip):
+    sampler = GeneratorSampler(Generator(), 32, told)
+    engine = quiet(handler(sampler, training=scaled_to(low, high), clip=clip, encoder=None), max_epochs=1)
+    assert engine.state.metrics.keys() == METRICS
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 255)])
+def test_sampler_that_would_cut_off_what_is_drawn_is_refused(handler, low, high):
+    message = r"sampler: its value_range is \[0, 1\], .* reach from about .* to .*; give .* as value_range"
+    with pytest.raises(InputError, match=message):
+        quiet(handler(GeneratorSampler(Generator(), 32), training=scaled_to(low, high)))
+
+
+@pytest.mark.parametrize("role", ["training", "validation"])
+def test_sets_that_are_not_given_are_named(handler, role):
+    with pytest.raises(InputError, match=f"{role}: no images are given; give a folder"):
+        handler(PlantingSampler(0.0), **{role: None})
 
 
 def test_constant_images_of_an_untrained_model_are_no_copies(handler):

@@ -12,6 +12,7 @@ from monai.utils.ordering import Ordering
 from small_generators import ddim_scheduler, small_autoencoder, small_diffusion
 from torch import nn
 
+from monai_memorization.errors import InputError
 from monai_memorization.generation.sampling import (
     FunctionSampler,
     GeneratorSampler,
@@ -146,6 +147,37 @@ def test_value_range_is_brought_to_zero_to_one():
     codes = noise(range(4), (3,))[:, None, :, None] * 2
     expected = ((codes + 1) / 4).clamp(0, 1)
     torch.testing.assert_close(GeneratorSampler(network, (3,), (-1, 3))(range(4)), expected)
+
+
+def test_value_range_of_an_autoencoder_is_brought_to_zero_to_one():
+    autoencoder, latent_shape = small_autoencoder(), (3, 8, 8)
+    given = autoencoder, small_diffusion(), ddim_scheduler(), latent_shape
+    wide = LatentDiffusionSampler(*given, n_steps=2, value_range=(-9, 9))([0])
+    assert wide.min() > 0
+    assert wide.max() < 1
+    torch.testing.assert_close((wide * 18 - 9).clamp(0, 1), LatentDiffusionSampler(*given, n_steps=2)([0]))
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            lambda: PixelDiffusionSampler(small_diffusion(), ddim_scheduler(), None),
+            "no image_shape is given; give chan",
+        ),
+        (
+            lambda: LatentDiffusionSampler(small_autoencoder(), small_diffusion(), ddim_scheduler(), None),
+            "no latent_shape is given; give channels and sides of one latent",
+        ),
+        (
+            lambda: LatentDiffusionSampler(None, small_diffusion(), ddim_scheduler(), (3, 8, 8)),
+            "no autoencoder is given; name",
+        ),
+    ],
+)
+def test_what_a_config_leaves_out_is_named(made, message):
+    with pytest.raises(InputError, match=f"sampler: {message}"):
+        made()
 
 
 def test_latents_are_not_clipped_even_where_the_schedule_says_so():

@@ -135,6 +135,11 @@ def test_data_list_for_configs_holds_paths_and_ids(folder):
     assert data_list(folder, "images") == [{"image": str(folder / name), "source": name} for name in NAMES]
 
 
+def test_data_list_for_configs_says_that_nothing_is_given():
+    with pytest.raises(InputError, match="validation: no images are given; give a folder of images, a CSV or"):
+        data_list(None, "validation")
+
+
 def test_data_list_for_configs_holds_patients_where_they_are_known(folder):
     items = data_list(write_csv(folder, as_csv(ROWS)), "images", key="scan")
 

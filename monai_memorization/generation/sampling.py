@@ -16,8 +16,9 @@ from monai.networks.schedulers import Scheduler
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
+from monai_memorization.errors import InputError
 from monai_memorization.generation.denoising import denoise
-from monai_memorization.generation.latents import decode, unwrap
+from monai_memorization.generation.latents import unwrap
 from monai_memorization.generation.solver import solver_of
 
 
@@ -65,6 +66,7 @@ class LatentSamplingInferer(Inferer):
         scale_factor: what latents were multiplied with in training.
         n_steps: number of denoising steps.
         mode: how a condition is given, "crossattn" or "concat".
+        value_range: of the images that the autoencoder was trained on; brought to [0, 1].
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class LatentSamplingInferer(Inferer):
         scale_factor: float | Tensor = 1.0,
         n_steps: int = 20,
         mode: str = "crossattn",
+        value_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
         self.autoencoder = unwrap(autoencoder)
         self.scheduler = solver_of(scheduler)
@@ -82,6 +85,7 @@ class LatentSamplingInferer(Inferer):
         self.scale_factor = float(torch.as_tensor(scale_factor).detach())
         self.n_steps = n_steps
         self.mode = mode
+        self.value_range = value_range
 
     def __call__(self, inputs: Tensor, network: nn.Module, conditioning: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Return images, (n, C, *spatial) in [0, 1].
@@ -92,7 +96,8 @@ class LatentSamplingInferer(Inferer):
             conditioning: (n, ...), or None.
         """
         latents = denoise(inputs, network, self.scheduler, self.n_steps, conditioning, self.mode)
-        return decode(self.autoencoder, latents / self.scale_factor)
+        with eval_mode(self.autoencoder):
+            return _scale(self.autoencoder.decode(latents / self.scale_factor), self.value_range)  # type: ignore[operator]
 
 
 class LatentDiffusionSampler:
@@ -107,6 +112,10 @@ class LatentDiffusionSampler:
         n_steps: number of denoising steps.
         conditions: those of the training images, (m, ...), for a conditional model; drawn as often as they occur.
         mode: how a condition is given, "crossattn" or "concat".
+        value_range: of the images that the autoencoder was trained on; brought to [0, 1].
+
+    Raises:
+        InputError: if the autoencoder or the shape is not given.
     """
 
     def __init__(
@@ -119,11 +128,15 @@ class LatentDiffusionSampler:
         n_steps: int = 20,
         conditions: Tensor | None = None,
         mode: str = "crossattn",
+        value_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
-        self.inferer = LatentSamplingInferer(autoencoder, scheduler, scale_factor, n_steps, mode)
+        if autoencoder is None:
+            raise InputError("sampler: no autoencoder is given; name the one that decodes the latents, as autoencoder")
+        self.inferer = LatentSamplingInferer(autoencoder, scheduler, scale_factor, n_steps, mode, value_range)
         self.diffusion = unwrap(diffusion)
-        self.latent_shape = tuple(latent_shape)
+        self.latent_shape = _shape(latent_shape, "latent_shape", "latent")
         self.conditions = conditions
+        self.value_range = value_range
 
     def __call__(self, seeds: Sequence[int]) -> Tensor:
         """Draw one image per seed, (n, C, *spatial) in [0, 1], all of them in one batch."""
@@ -141,6 +154,9 @@ class PixelDiffusionSampler:
         value_range: of the images that it was trained on; brought to [0, 1].
         conditions: those of the training images, (m, ...), for a conditional model; drawn as often as they occur.
         mode: how a condition is given, "crossattn" or "concat".
+
+    Raises:
+        InputError: if the shape is not given.
     """
 
     def __init__(
@@ -155,7 +171,7 @@ class PixelDiffusionSampler:
     ) -> None:
         self.network = unwrap(network)
         self.scheduler = solver_of(scheduler)
-        self.image_shape = tuple(image_shape)
+        self.image_shape = _shape(image_shape, "image_shape", "image")
         self.n_steps = n_steps
         self.value_range = value_range
         self.conditions = conditions
@@ -216,6 +232,12 @@ class FunctionSampler:
                 torch.manual_seed(seed)
                 images.append(torch.as_tensor(self.function(1, seed)))
         return _scale(torch.cat(images), self.value_range)
+
+
+def _shape(given: Sequence[int] | None, name: str, thing: str) -> tuple[int, ...]:
+    if given is None:
+        raise InputError(f"sampler: no {name} is given; give channels and sides of one {thing}, such as [1, 64, 64]")
+    return tuple(given)
 
 
 def _inputs(

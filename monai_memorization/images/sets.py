@@ -101,7 +101,7 @@ def read_image_set(source: str | Path, role: str) -> ImageSet:
     return _from_list(source, role)
 
 
-def data_list(source: str | Path, role: str, key: str = "image") -> list[dict[str, str]]:
+def data_list(source: str | Path | None, role: str, key: str = "image") -> list[dict[str, str]]:
     """Return a set as a MONAI data list, for configs.
 
     Args:
@@ -111,7 +111,12 @@ def data_list(source: str | Path, role: str, key: str = "image") -> list[dict[st
 
     Returns:
         Items ``{key: path, "source": image id}``, and ``"patient_id"`` where patients are known.
+
+    Raises:
+        InputError: as of :func:`read_image_set`, or if no source is given.
     """
+    if source is None:  # as a config has it until it is told
+        raise InputError(f"{role}: no images are given; give a folder of images, a CSV or a MONAI data list (JSON)")
     images = read_image_set(source, role)
     # not "image_id": MONAI's Spacingd takes what begins with the image's own key and _ for its meta data
     items = [{key: str(path), "source": name} for name, path in zip(images.image_ids, images.paths, strict=True)]
