@@ -21,15 +21,23 @@ INSTEAD = (
 )
 
 
-def read_training_config(folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """Return the names of the files of the training, and their content with later files laid over earlier ones."""
-    files = [folder / f"{stem}{suffix}" for stem in TRAINING_CONFIGS for suffix in SUFFIXES]
-    main = next((path for path in files if path.is_file()), None)
+def read_training_config(folder: Path, name: str | None = None) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of the files of the training, and their content with later files laid over earlier ones.
+
+    Args:
+        folder: of the configs.
+        name: of the file of the training, configs/ before it or not; None for one of the usual names.
+
+    Raises:
+        InputError: if it is not there, or does not parse.
+    """
+    names = [Path(name).name] if name else [f"{stem}{suffix}" for stem in TRAINING_CONFIGS for suffix in SUFFIXES]
+    main = next((folder / name for name in names if (folder / name).is_file()), None)
     if main is None:
-        raise InputError(
-            f"{folder}: no training config; looked for {', '.join(TRAINING_CONFIGS)} with {', '.join(SUFFIXES)}. "
-            f"{INSTEAD}"
-        )
+        looked_for = name or f"{', '.join(TRAINING_CONFIGS)} with {', '.join(SUFFIXES)}"
+        there = [path.name for path in sorted(folder.glob("*")) if path.suffix in SUFFIXES]
+        others = f"; name the config of the training as --config if it is among {', '.join(there)}" if there else ""
+        raise InputError(f"{folder}: no training config; looked for {looked_for}{others}. {INSTEAD}")
     config, names = read_config(main), [main.name]
     for earlier in (main.with_name(f"{stem}{main.suffix}") for stem in EARLIER_CONFIGS):
         # a second stage, or a training that shares a file with the inference, has no device of its own
@@ -69,10 +77,30 @@ def find(config: dict[str, Any], key: str) -> Any:
 def follow(config: dict[str, Any], value: Any) -> Any:
     """Return what a plain reference such as @train#inferer leads to, and everything else as it is."""
     for _ in range(10):  # references in a circle are the bundle's defect
-        if not (isinstance(value, str) and re.fullmatch(r"@[\w#:]+", value)):
+        if not _is_reference(value):
             break
         value = find(config, value[1:])
     return value
+
+
+def place(config: dict[str, Any], key: str) -> str:
+    """Return the key at which that is written what a key names, be it through plain references."""
+    for _ in range(10):
+        if not _is_reference(value := find(config, key)):
+            break
+        key = value[1:]
+    return key
+
+
+def referred(config: dict[str, Any], key: str) -> Any:
+    """Return what is written at a key, but a reference to it where it makes an object: written twice, it makes two."""
+    value = find(config, key)
+    makes = isinstance(value, dict) or (isinstance(value, str) and value.startswith("$"))
+    return f"@{key}" if makes else value
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"@[\w#:]+", value) is not None
 
 
 def class_name(value: Any) -> str:

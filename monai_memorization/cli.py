@@ -159,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     injector = commands.add_parser("inject", help="write the config that watches the training of a MONAI bundle")
     injector.add_argument("bundle_dir", type=Path, help="folder of the bundle; nothing in it is changed or run")
     injector.add_argument("--output", type=Path, required=True, help="YAML file to write")
+    injector.add_argument("--config", help="file of the training in configs (default: train_diffusion or train)")
     injector.set_defaults(command=_inject)
     return main_parser
 
@@ -273,8 +274,8 @@ def _compare(before: Path, after: Path, output_dir: Path) -> None:
     print(f"Comparison: {output_dir / 'compare.html'}")
 
 
-def _inject(bundle_dir: Path, output: Path) -> None:
-    found = inject(bundle_dir, output)
+def _inject(bundle_dir: Path, output: Path, config: str | None) -> None:
+    found = inject(bundle_dir, output, config)
     print(f"{bundle_dir}: {found.family}, trained by {' and '.join(found.configs)}")
     for line in found.missing:
         print(f"Not found: {line}")

@@ -6,6 +6,9 @@ The configs of the bundle are read as data: nothing in them is executed here. MO
 
 from __future__ import annotations
 
+import ast
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +22,17 @@ from monai_memorization.bundle_configs import (
     find,
     follow,
     follow_list,
+    place,
     read_config,
     read_training_config,
+    referred,
 )
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 
 FRAGMENTS = Path("memorization_audit", "configs", "fragments")
+# bad input is then told on one line, not under the traceback of MONAI's runner
+MESSAGES = {"_requires_": "@memorization#messages"}
 
 
 @dataclass
@@ -45,7 +52,7 @@ class Injection:
     missing: list[str] = field(default_factory=list)
 
 
-def inject(bundle_dir: str | Path, output: str | Path) -> Injection:
+def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None = None) -> Injection:
     """Look at a bundle and write the override that watches its training.
 
     Where the bundle has a multi-GPU override that changes the list of handlers, a second file, ..._multi_gpu.yaml, is
@@ -54,6 +61,7 @@ def inject(bundle_dir: str | Path, output: str | Path) -> Injection:
     Args:
         bundle_dir: folder of a bundle, with its training config in ``configs``.
         output: YAML file to write.
+        config_name: file of the training in ``configs``, such as train_stage2.yaml; None for train_diffusion or train.
 
     Returns:
         What was found.
@@ -65,7 +73,7 @@ def inject(bundle_dir: str | Path, output: str | Path) -> Injection:
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"output: {output} is no YAML file; name one that ends in .yaml")
     folder = Path(bundle_dir) / "configs"
-    names, config = read_training_config(folder)
+    names, config = read_training_config(folder, config_name)
     where = next((key for key in ("train#trainer", "trainer") if isinstance(find(config, key), dict)), None)
     if where is None:
         raise InputError(f"{folder / names[-1]}: has no trainer; looked for train#trainer and trainer. {INSTEAD}")
@@ -76,17 +84,18 @@ def inject(bundle_dir: str | Path, output: str | Path) -> Injection:
     content["memorization_images"] = _images_run(content["memorization"])
     content |= _handlers_override(find(config, where).get("train_handlers"), where)
     found.missing.insert(0, "memorization_validation: give images of patients that the generator is not trained on")
-    write_text(output, _header(found, output, _run_id(config)) + yaml.safe_dump(content, sort_keys=False, width=120))
+    run_id, shown = _run_id(config, where), _seen_from(Path(bundle_dir), output)
+    write_text(output, _header(found, shown, run_id) + yaml.safe_dump(content, sort_keys=False, width=120))
     found.files.append(output)
     overrides = _multi_gpu(folder)
     key = f"{where}#train_handlers"
     for name, handlers in [(name, given[key]) for name, given in overrides.items() if key in given][-1:]:
         second = output.with_name(f"{output.stem}_multi_gpu.yaml")
-        names = [*(f"configs/{name}" for name in (*names, *overrides)), output.name, second.name]
+        names = [*(f"configs/{name}" for name in (*names, *overrides)), shown, _seen_from(Path(bundle_dir), second)]
         text = (
             f"# The handler on every rank, in front of those that {name} keeps:\n"
             "#   torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run "
-            f'{_run_id(config)}--config_file "[{_quoted(names)}]"\n'
+            f'{run_id}--config_file "[{_quoted(names)}]"\n'
             "#       --memorization_validation IMAGES\n"
         )
         write_text(second, text + yaml.safe_dump(_handlers_override(handlers, where), sort_keys=False, width=120))
@@ -96,31 +105,37 @@ def inject(bundle_dir: str | Path, output: str | Path) -> Injection:
 
 def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -> dict[str, Any]:
     trainer = find(config, where)
-    inferer = follow(config, trainer.get("inferer"))
+    inferer_key = place(config, f"{where}#inferer")
+    inferer = find(config, inferer_key)
     module = "monai_memorization.generation.sampling"
     if class_name(trainer) == "GanTrainer":
         found.family = "GAN"
         return {
             "_target_": f"{module}.GeneratorSampler",
-            "network": trainer.get("g_network"),
-            "latent_shape": trainer.get("latent_shape", 64),
+            "network": referred(config, f"{where}#g_network"),
+            "latent_shape": referred(config, f"{where}#latent_shape") or 64,
         }
-    settings = {"scheduler": inferer.get("scheduler"), "n_steps": 20} if isinstance(inferer, dict) else {}
+    settings = {"scheduler": referred(config, f"{inferer_key}#scheduler"), "n_steps": 20}
     if class_name(inferer) == "LatentDiffusionInferer":
         found.family = "latent diffusion"
-        latent_shape = trainer.get("latent_shape", "@latent_shape" if "latent_shape" in config else None)
+        latent_shape = referred(config, f"{where}#latent_shape") or (
+            "@latent_shape" if "latent_shape" in config else None
+        )
         if latent_shape is None:
             found.missing.append("memorization#sampler#latent_shape: give channels and sides of a latent")
-        autoencoder = trainer.get("autoencoder_model", "@autoencoder" if "autoencoder" in config else None)
+        autoencoder = referred(config, f"{where}#autoencoder_model") or (
+            "@autoencoder" if "autoencoder" in config else None
+        )
         if autoencoder is None:
             found.missing.append("memorization#sampler#autoencoder: refer to the autoencoder")
         return {
             "_target_": f"{module}.LatentDiffusionSampler",
             "autoencoder": autoencoder,
-            "diffusion": trainer.get("network"),
+            "diffusion": referred(config, f"{where}#network"),
             "latent_shape": latent_shape,
-            "scale_factor": inferer.get("scale_factor", 1.0),
+            "scale_factor": referred(config, f"{inferer_key}#scale_factor") or 1.0,
             **settings,
+            **_conditions(config, trainer, found),
         }
     if class_name(_dataset(config, where)[1]) == "LatentDataset":
         raise InputError(
@@ -131,15 +146,27 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
         found.missing.append("memorization#sampler#image_shape: give channels and sides of an image")
         return {
             "_target_": f"{module}.PixelDiffusionSampler",
-            "network": trainer.get("network"),
+            "network": referred(config, f"{where}#network"),
             "image_shape": None,
-            "value_range": [0, 1],
             **settings,
+            **_conditions(config, trainer, found),
         }
     raise InputError(
         f"{path}: of no known family; its trainer is {class_name(trainer) or 'unnamed'} with inferer "
         f"{class_name(inferer) or 'none'}, known are GanTrainer, LatentDiffusionInferer and DiffusionInferer. {INSTEAD}"
     )
+
+
+def _conditions(config: dict[str, Any], trainer: dict[str, Any], found: Injection) -> dict[str, Any]:
+    """Return the setting of a sampler from a conditional model, nothing for another."""
+    prepare, network = (follow(config, trainer.get(name)) for name in ("prepare_batch", "network"))
+    made_of = [find(config, name) for name in re.findall(r"@([\w#:]+)", network)] if isinstance(network, str) else []
+    named = isinstance(prepare, dict) and prepare.get("condition_name")
+    taken = (part.get("with_conditioning") for part in (network, *made_of) if isinstance(part, dict))
+    if not named and all(follow(config, value) is not True for value in taken):
+        return {}
+    found.missing.append("memorization#sampler#conditions: give the conditions of the training images, (m, ...)")
+    return {"conditions": None}
 
 
 def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], found: Injection) -> dict[str, Any]:
@@ -159,7 +186,9 @@ def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], f
         "data": f"${dataset}.data",
         "transform": "@memorization#transforms",
     }
-    key = _image_key(steps)
+    key = _image_key(config, steps)
+    if (value_range := _value_range(config, steps, key)) is not None:
+        sampler["value_range"] = value_range
     if dataset is None or not steps:
         training = None
         found.missing.append(
@@ -167,13 +196,14 @@ def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], f
             "without random transforms, or as folders if they are not turned or cropped on the way"
         )
     listed = {"_target_": "monai_memorization.images.sets.data_list", "source": "@memorization_validation"}
-    listed |= {"role": "validation", "key": key}
+    listed |= {"role": "validation", "key": key} | MESSAGES
     folder = "$@bundle_root + '/memorization'" if "bundle_root" in config else "memorization"
     return {
-        "transforms": fixed if training else None,
+        "messages": {"_target_": "monai_memorization.errors.tell_bad_input"},
+        "transforms": fixed | MESSAGES if training else None,
         "training": training,
         "validation": {"_target_": "monai.data.Dataset", "data": listed, "transform": "@memorization#transforms"},
-        "sampler": sampler,
+        "sampler": sampler | MESSAGES,
         "handlers": [
             {
                 "_target_": "monai_memorization.handlers.MemorizationHandler",
@@ -184,6 +214,7 @@ def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], f
                 "interval": f"$max(1, @{where}#max_epochs // 10)",
                 "copy_rate_limit": "@copy_rate_limit",
                 "image_key": key,
+                **MESSAGES,
             },
             {
                 "_target_": "monai.handlers.CheckpointSaver",
@@ -208,6 +239,7 @@ def _images_run(section: dict[str, Any]) -> list[dict[str, Any]]:
             "folder": f"{folder} + '/{role}'" if folder.startswith("$") else f"{folder}/{role}",
             "role": role,
             "key": handler["image_key"],
+            **MESSAGES,
         }
         for role in ("training", "validation")
         if section["training"]
@@ -215,12 +247,10 @@ def _images_run(section: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _dataset(config: dict[str, Any], where: str) -> tuple[str | None, dict[str, Any]]:
-    """Return the reference to the training's data set and its config; None and nothing where it is not referred to."""
-    loader = follow(config, find(config, where).get("train_data_loader"))
-    reference = loader.get("dataset") if isinstance(loader, dict) else None
-    content = follow(config, reference)
-    known = isinstance(reference, str) and isinstance(content, dict)
-    return (reference, content) if known else (None, {})
+    """Return a reference to the training's data set and its config; None and nothing where it is no config."""
+    key = place(config, place(config, f"{where}#train_data_loader") + "#dataset")
+    content = find(config, key)
+    return (f"@{key}", content) if isinstance(content, dict) else (None, {})
 
 
 def _transforms(config: dict[str, Any], dataset: dict[str, Any]) -> list[Any]:
@@ -229,13 +259,30 @@ def _transforms(config: dict[str, Any], dataset: dict[str, Any]) -> list[Any]:
     return follow_list(config, transform.get("transforms")) if isinstance(transform, dict) else []
 
 
-def _image_key(steps: list[Any]) -> str:
-    """Return the entry of an item that holds the image: the first that a transform names."""
+def _image_key(config: dict[str, Any], steps: list[Any]) -> str:
+    """Return the entry of an item that holds the image: the first that is loaded, else the first that is named."""
+    named = [step for step in steps if _keys(config, step)]
+    loading = [step for step in named if class_name(step).startswith("LoadImage")]
+    return _keys(config, (loading or named)[0])[0] if named else "image"
+
+
+def _keys(config: dict[str, Any], step: Any) -> list[str]:
+    """Return the entries that a transform names; a reference to one as it is, since MONAI follows it."""
+    keys = step.get("keys") if isinstance(step, dict) else None
+    listed = follow(config, keys)
+    return [str(name) for name in (listed if isinstance(listed, list) else [keys]) if name]
+
+
+def _value_range(config: dict[str, Any], steps: list[Any], key: str) -> list[Any] | None:
+    """Return between what values the images are scaled; None where no transform says so: MemorizationHandler will."""
+    value_range: list[Any] = [None]
     for step in steps:
-        keys = step.get("keys") if isinstance(step, dict) else None
-        if keys:
-            return str(keys if isinstance(keys, str) else keys[0])
-    return "image"
+        scale = re.fullmatch(r"(ScaleIntensity(Range(Percentiles)?)?)(d|D|Dict)", class_name(step))
+        if scale and key in _keys(config, step):
+            # only the first of them scales to [0, 1] unless told otherwise
+            names, default = (("minv", "maxv"), (0, 1)) if scale[2] is None else (("b_min", "b_max"), (None, None))
+            value_range = [step.get(name, value) for name, value in zip(names, default, strict=True)]
+    return None if None in value_range else value_range
 
 
 def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
@@ -246,7 +293,18 @@ def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
     if isinstance(handlers, list):  # written down where they are used: nothing to refer to
         return {key: ["@memorization#handlers#0", "@memorization#handlers#1", *handlers]}
     expression = str(handlers).lstrip("$").strip()
-    return {key: f"$@memorization#handlers + {expression}"}
+    # one that chooses or joins binds less tightly than +
+    return {key: f"$@memorization#handlers + {expression if _binds(expression) else f'({expression})'}"}
+
+
+def _binds(expression: str) -> bool:
+    """Return whether an expression is one term or a sum, so that what is added before it changes nothing in it."""
+    try:
+        body = ast.parse(re.sub(r"@[\w#:]+", "reference", expression), mode="eval").body
+    except SyntaxError:
+        return False
+    terms = (ast.Name, ast.Attribute, ast.Subscript, ast.Call, ast.List, ast.ListComp)
+    return isinstance(body, terms) or (isinstance(body, ast.BinOp) and isinstance(body.op, ast.Add))
 
 
 def _multi_gpu(folder: Path) -> dict[str, dict[str, Any]]:
@@ -255,16 +313,27 @@ def _multi_gpu(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.name: read_config(path) for path in paths}
 
 
-def _run_id(config: dict[str, Any]) -> str:
-    """Return the list that runs the training: "run", or under another name the one that calls run()."""
-    lists = [key for key, value in config.items() if isinstance(value, list) and ".run()" in str(value)]
-    return "" if "run" in config or not lists else f"{lists[0]} "
+def _run_id(config: dict[str, Any], where: str) -> str:
+    """Return the key that runs the training: "run", or under another name the one that calls run() of the trainer."""
+    calls = [key for key, value in config.items() if isinstance(value, list | str) and ".run()" in str(value)]
+    calls.sort(
+        key=lambda key: f"@{where}.run()" not in str(config[key]).replace("::", "#")
+    )  # before those of an evaluator
+    return "" if "run" in config or not calls else f"{calls[0]} "
 
 
-def _header(found: Injection, output: Path, run_id: str) -> str:
-    files = _quoted([*(f"configs/{name}" for name in found.configs), output.name])
+def _seen_from(bundle_dir: Path, output: Path) -> str:
+    """Return how a file is called in the folder of the bundle, where the command has to be given."""
+    try:
+        return Path(os.path.relpath(output.resolve(), bundle_dir.resolve())).as_posix()
+    except ValueError:  # another drive
+        return output.resolve().as_posix()
+
+
+def _header(found: Injection, output: str, run_id: str) -> str:
+    files = _quoted([*(f"configs/{name}" for name in found.configs), output])
     lines = [
-        f"Watches the training of this bundle ({found.family}) for copies of training images.",
+        f"Watches the training of this bundle ({found.family}) for copies of training images. In the bundle's folder:",
         f'  python -m monai.bundle run {run_id}--config_file "[{files}]"',
         "      --memorization_validation IMAGES",
         "It has to be the last file. Above copy_rate_limit the training stops; 1 never stops it.",

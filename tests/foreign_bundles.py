@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,16 @@ class LatentTrainer(SupervisedTrainer):
         images = torch.as_tensor(batch["image"])
         noise = torch.randn(len(images), *self.latent_shape)
         return images, noise, (noise, torch.randint(20, (len(images),))), {}
+
+
+class CopyOf:
+    """Makes another copy of a network each time it is moved to a device, as an expression that builds one does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def to(self, device: str) -> nn.Module:
+        return copy.deepcopy(self.network).to(device)
 
 
 class LatentSampler:

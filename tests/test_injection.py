@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 
 import foreign_bundles
 import monai.bundle
 import pandas as pd
 import pytest
+import torch
 import yaml
 from two_processes import torchrun
 
@@ -79,7 +81,7 @@ def test_two_processes_draw_their_parts_and_stop_together(training_folder, valid
     assert [path.name for path in found.files] == ["fragment.yaml", "fragment_multi_gpu.yaml"]
     (told,) = re.findall(r"run --config_file \"\[(.*)\]\"", found.files[1].read_text())
     written = [*(f"configs/{name}" for name in (*found.configs, "multi_gpu_train_diffusion.json"))]
-    assert told == ",".join(f"'{name}'" for name in (*written, "fragment.yaml", "fragment_multi_gpu.yaml"))
+    assert told == ",".join(f"'{name}'" for name in (*written, "../fragment.yaml", "../fragment_multi_gpu.yaml"))
     sampler = yaml.safe_load(found.files[0].read_text())["memorization"]["sampler"]
     last = tmp_path / "last.yaml"
     record = {"_target_": "foreign_bundles.MetricsRecorder", "folder": str(tmp_path)}
@@ -173,6 +175,9 @@ def test_our_own_bundle_has_a_fragment_already(tmp_path):
         ("$None", "@memorization#handlers"),
         ("@handlers", "$@memorization#handlers + @handlers"),
         ("$list(filter(bool, @handlers))", "$@memorization#handlers + list(filter(bool, @handlers))"),
+        ("$@handlers[: -1 if @rank else None]", "$@memorization#handlers + @handlers[: -1 if @rank else None]"),
+        ("$@handlers if @told else []", "$@memorization#handlers + (@handlers if @told else [])"),
+        ("$@handlers or []", "$@memorization#handlers + (@handlers or [])"),
         (
             [{"_target_": "StatsHandler"}],
             ["@memorization#handlers#0", "@memorization#handlers#1", {"_target_": "StatsHandler"}],
@@ -208,6 +213,129 @@ def test_what_could_not_be_found_is_said_in_the_report_and_in_the_file(tmp_path)
     del config["data"]
     found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
     assert any(line.startswith("memorization#training, memorization#transforms: give") for line in found.missing)
+
+
+def test_what_is_made_within_the_trainer_is_not_made_again(
+    training_folder, validation_folder, encoder_file, tmp_path, caplog
+):
+    bundle = foreign_bundles.pixel_diffusion(tmp_path / "bundle", training_folder)
+    config = yaml.safe_load((bundle / "configs" / "train.yaml").read_text())
+    trainer = config["trainer"]
+    trainer["network"] = "$@network_def.to(@device)"
+    trainer["inferer"] = config.pop("inferer") | {"scheduler": config.pop("scheduler")}
+    trainer["train_data_loader"] = config.pop("train_loader") | {"dataset": config.pop("train_ds")}
+    trainer["optimizer"]["params"] = "$@trainer#network.parameters()"
+    config["network_def"] = {"_target_": "foreign_bundles.CopyOf", "network": config["network_def"]}
+    saver = {"_target_": "CheckpointSaver", "save_dir": str(tmp_path), "save_dict": {"network": "@trainer#network"}}
+    config["handlers"].append(saver | {"save_final": True, "final_filename": "final.pt"})
+    del config["network"]
+    foreign_bundles.write(bundle, "train.yaml", config)
+    found = inject(bundle, tmp_path / "fragment.yaml")
+
+    run(caplog, bundle, ["train.yaml"], found.files[0], **options(found.family, validation_folder, encoder_file))
+
+    kept = torch.load(bundle / "memorization" / "model_within_limit.pt", weights_only=True)
+    trained = torch.load(tmp_path / "final.pt", weights_only=True)
+    assert all(torch.equal(kept[name], value) for name, value in trained.items())
+
+
+def test_list_that_runs_the_trainer_is_named_whatever_else_runs(tmp_path):
+    trainer = {"_target_": "GanTrainer", "g_network": "@g"} | LOADER
+    for how in ("$@train::trainer.run()", ["$print(1)", "$@train#trainer.run()"]):
+        config = {"device": "cpu", "evaluating": ["$@evaluator.run()"], "go": how, "train": {"trainer": trainer}}
+        (file,) = inject(written(tmp_path, train=config), tmp_path / "out.yaml").files
+        assert "monai.bundle run go --config_file" in file.read_text()
+
+
+def test_config_of_another_name_is_taken_where_it_is_named(tmp_path):
+    bundle = written(tmp_path, train_stage2={"device": "cpu", "trainer": {"_target_": "GanTrainer"} | LOADER})
+    with pytest.raises(InputError, match=r"no training config; looked for .*as --config if it is .* train_stage2.json"):
+        inject(bundle, tmp_path / "out.yaml")
+    with pytest.raises(InputError, match=r"looked for train_stage3.json; name .* train_stage2.json"):
+        inject(bundle, tmp_path / "out.yaml", "train_stage3.json")
+    for name in ("train_stage2.json", "configs/train_stage2.json"):
+        (file,) = inject(bundle, tmp_path / "out.yaml", name).files
+        assert "['configs/train_stage2.json','../out.yaml']" in file.read_text()
+
+
+def test_command_names_the_fragment_as_it_is_called_in_the_folder_of_the_bundle(tmp_path):
+    bundle = written(tmp_path, train={"device": "cpu", "trainer": {"_target_": "GanTrainer"} | LOADER})
+    for output, name in ((bundle / "watch.yaml", "watch.yaml"), (tmp_path / "a" / "w.yaml", "../a/w.yaml")):
+        output.parent.mkdir(exist_ok=True)
+        assert f"['configs/train.json','{name}']" in inject(bundle, output).files[0].read_text()
+
+
+def conditional(load: dict[str, object], **network: object) -> dict[str, object]:
+    label = {"_target_": "Lambdad", "keys": "label", "func": "$lambda label: torch.full((1, 2), float(label))"}
+    return {
+        "device": "cpu",
+        "names": ["scan", "mask"],
+        "data": {"transform": {"_target_": "Compose", "transforms": [label, load]}},
+        "network_def": {"_target_": "DiffusionModelUNet"} | network,
+        "trainer": {
+            "_target_": "SupervisedTrainer",
+            "inferer": {"_target_": "DiffusionInferer", "scheduler": "@s"},
+            "network": "$@network_def.to(@device)",
+            **LOADER,
+        },
+    }
+
+
+@pytest.mark.parametrize("keys", ["scan", ["scan"], "@names"])
+def test_image_is_what_is_loaded(tmp_path, keys):
+    config = conditional({"_target_": "monai.transforms.LoadImaged", "keys": keys})
+    (file,) = inject(written(tmp_path, train=config), tmp_path / "out.yaml").files
+    section = yaml.safe_load(file.read_text())["memorization"]
+    assert section["handlers"][0]["image_key"] == section["validation"]["data"]["key"] == "scan"
+
+
+def test_conditions_are_asked_for_where_the_model_takes_them(tmp_path):
+    config = conditional({"_target_": "LoadImaged", "keys": "scan"})
+    prepare = {"_target_": "DiffusionPrepareBatch", "condition_name": "label"}
+    by_network = conditional({"_target_": "LoadImaged", "keys": "scan"}, with_conditioning=True)
+    by_batch = config | {"trainer": config["trainer"] | {"prepare_batch": prepare}}
+    for content, asked in ((config, 0), (by_network, 1), (by_batch, 1)):
+        found = inject(written(tmp_path, train=content), tmp_path / "out.yaml")
+        assert sum(line.startswith("memorization#sampler#conditions: give") for line in found.missing) == asked
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        ({"_target_": "ScaleIntensityd"}, [0, 1]),
+        ({"_target_": "ScaleIntensityd", "minv": -1.0, "maxv": "@most"}, [-1.0, "@most"]),
+        ({"_target_": "monai.transforms.ScaleIntensityRangeDict", "a_min": 0, "b_min": -1, "b_max": 2}, [-1, 2]),
+        ({"_target_": "ScaleIntensityRangePercentilesd", "lower": 0, "b_min": 0, "b_max": None}, None),
+        ({"_target_": "ScaleIntensityd", "minv": None, "maxv": None, "factor": 2}, None),
+        ({"_target_": "ScaleIntensityd", "minv": -1.0, "keys": "label"}, None),
+        ({"_target_": "NormalizeIntensityd"}, None),
+    ],
+)
+def test_range_of_the_images_is_that_of_the_last_transform_that_scales_them(tmp_path, scale, expected):
+    config = conditional({"_target_": "LoadImaged", "keys": ["scan"]})
+    config["data"]["transform"]["transforms"].append({"keys": "@names"} | scale)
+    (file,) = inject(written(tmp_path, train=config), tmp_path / "out.yaml").files
+    assert yaml.safe_load(file.read_text())["memorization"]["sampler"].get("value_range") == expected
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        ("memorization_validation", "validation: no images are given; give a folder"),
+        ("memorization#sampler#image_shape", "sampler: no image_shape is given; give channels and sides"),
+    ],
+)
+def test_what_is_left_out_is_told_on_one_line(
+    training_folder, validation_folder, encoder_file, tmp_path, caplog, capsys, monkeypatch, left_out, message
+):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    bundle = foreign_bundles.pixel_diffusion(tmp_path / "bundle", training_folder)
+    found = inject(bundle, tmp_path / "fragment.yaml")
+    given = options(found.family, validation_folder, encoder_file)
+    with pytest.raises(RuntimeError) as raised:
+        run(caplog, bundle, found.configs, found.files[0], **given | {left_out: None})
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"monai-memorization: {message}")
 
 
 def test_nothing_of_a_bundle_is_executed(tmp_path):
