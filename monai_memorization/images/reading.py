@@ -18,7 +18,7 @@ from pydicom.pixels.processing import apply_color_lut
 from torch import Tensor
 
 from monai_memorization.errors import InputError, UnreadableError
-from monai_memorization.images.series import placed_frames, read_series, stack, stored_values
+from monai_memorization.images.series import placed_frames, read_series, stack_slices, stored_values
 from monai_memorization.images.sets import kind
 
 MAX_CHANNELS = 4
@@ -140,7 +140,7 @@ def _read_dicom(path: Path) -> tuple[Array, Spacing | None]:
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         return np.moveaxis(apply_color_lut(dataset.pixel_array, dataset), -1, 0), None
     if frames := placed_frames(dataset):
-        return stack(frames, path, dataset.PhotometricInterpretation == "MONOCHROME1")
+        return stack_slices(frames, path, dataset.PhotometricInterpretation == "MONOCHROME1")
     array = stored_values(dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         array = array.max() - array

@@ -50,7 +50,7 @@ def read_series(folder: Path) -> tuple[Array, tuple[float, ...]]:
         )
     datasets = [pydicom.dcmread(path) for path in next(iter(series.values()))]
     inverted = datasets[0].get("PhotometricInterpretation") == "MONOCHROME1"
-    return stack([_slice(dataset, stored_values(dataset)) for dataset in datasets], folder, inverted)
+    return stack_slices([_slice(dataset, stored_values(dataset)) for dataset in datasets], folder, inverted)
 
 
 class Slice(NamedTuple):
@@ -69,7 +69,7 @@ class Slice(NamedTuple):
     spacing: tuple[float, float]
 
 
-def stack(slices: Sequence[Slice], path: Path, inverted: bool = False) -> tuple[Array, tuple[float, ...]]:
+def stack_slices(slices: Sequence[Slice], path: Path, inverted: bool = False) -> tuple[Array, tuple[float, ...]]:
     """Put the slices of a volume together, in any order; returns and errors as of :func:`read_series`.
 
     Args:
