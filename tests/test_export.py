@@ -19,6 +19,7 @@ from monai.transforms import (
     Orientationd,
     RandFlipd,
     RandSpatialCropd,
+    Resized,
     ScaleIntensityd,
     Spacingd,
     SplitDimd,
@@ -113,6 +114,16 @@ def test_random_transforms_are_left_out_and_not_touched():
     assert fixed_transforms(flip).transforms == ()
     with pytest.raises(InputError, match=r"transforms: RandSpatialCropd cuts at random .*; give a fixed crop"):
         fixed_transforms(training)
+
+
+def test_item_that_the_transforms_do_not_take_is_named(tmp_path):
+    dataset = Dataset([{"image": torch.rand(1, 8, 8)}, {"image": torch.rand(1, 8, 8, 8), "source": "a.nii"}])
+    dataset.transform = Compose([Resized("image", (4, 4))])
+    with pytest.raises(
+        InputError, match=r"validation: item 1 of the data set \(a.nii\) cannot be read: ValueError: len\(.*; its"
+    ) as raised:
+        export_images(dataset, tmp_path / "validation", "validation")
+    assert raised.value.__cause__ is not None
 
 
 def test_what_transforms_do_to_a_label_is_left_out_where_there_is_none():

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Randomizable
 from torch.utils.data import Dataset
 
-from monai_memorization.errors import InputError
+from monai_memorization.errors import InputError, some
 from monai_memorization.files import write_bytes, write_text
 from monai_memorization.images.reading import MAX_CHANNELS
 
@@ -42,14 +42,14 @@ def export_images(dataset: Dataset[Any], folder: str | Path, role: str, key: str
         The CSV, for :func:`monai_memorization.images.sets.read_image_set`.
 
     Raises:
-        InputError: if the transforms are random, an item holds no image, or there are none.
+        InputError: if the transforms are random or fail, an item holds no image, or there are none.
     """
     _refuse_random(dataset, role)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, str]] = []
     n_constant = 0
-    for item, source in _items(dataset):
+    for item, source in _items(dataset, role):
         if not isinstance(item, dict) or key not in item:
             found = sorted(map(str, item)) if isinstance(item, dict) else type(item).__name__
             raise InputError(f"{role}: an item of the data set has no {key!r} but {found}; name the entry as image_key")
@@ -129,14 +129,34 @@ def _save(image: npt.NDArray[np.float32], path: Path) -> None:
         write_bytes(path, content.getvalue())
 
 
-def _items(dataset: Dataset[Any]) -> Iterator[tuple[Any, str | None]]:
+def _items(dataset: Dataset[Any], role: str) -> Iterator[tuple[Any, str | None]]:
     """Yield the images' items; those of a list with the name of their source."""
     for index in range(len(dataset)):  # type: ignore[arg-type]
-        item = dataset[index]
+        item = _read(dataset, index, role)
         if isinstance(item, list):
             yield from ((part, _source(item, index)) for part in item)
         else:
             yield item, None
+
+
+def _read(dataset: Dataset[Any], index: int, role: str) -> Any:
+    """Read an item; where its transforms fail, which are those of the training, say on what."""
+    try:
+        return dataset[index]
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # MONAI's own only names the transform
+            cause = cause.__cause__
+        data = getattr(dataset, "data", None)
+        given = data[index] if isinstance(data, Sequence) else None
+        files = (
+            [str(value) for value in given.values() if isinstance(value, str | Path)] if isinstance(given, dict) else []
+        )
+        named = f" ({some(files)})" if files else ""
+        raise InputError(
+            f"{role}: item {index} of the data set{named} cannot be read: {type(cause).__name__}: "
+            f"{str(cause).rstrip('.')}; its images have to be such as the transforms of the training take"
+        ) from error
 
 
 def _source(parts: list[Any], index: int) -> str:
