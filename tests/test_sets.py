@@ -435,6 +435,18 @@ def test_name_that_no_table_can_hold_is_named(tmp_path):
         read_image_set(tmp_path, "training")
 
 
+@pytest.mark.parametrize("masks", ["labels/final", "labelsTr", "Masks"])
+def test_files_where_masks_lie_are_said(tmp_path, caplog, masks):
+    for name in ("a.png", "b.png", f"{masks}/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert len(read_image_set(tmp_path, "training")) == 3
+    assert f"training: 1 files of {tmp_path} lie in a folder such as {tmp_path / masks}" in caplog.text
+    caplog.clear()
+    read_image_set(tmp_path / masks, "training")
+    assert not caplog.text
+
+
 def test_files_of_unknown_kind_are_said(tmp_path, caplog):
     write_image(smooth_images(1)[0], tmp_path / "a.png")
     (tmp_path / "scan.tif").write_bytes(b"II*")

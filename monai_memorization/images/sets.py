@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from monai_memorization.images.series import series_folders
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".npy", ".dcm")
+# where MONAI Label, the Medical Segmentation Decathlon and others keep segmentations under the name of their image
+MASKS = re.compile(r"(labels?|masks?|segmentations?)(Tr|Ts)?", re.IGNORECASE)
 LARGEST_SEED = 2**63 - 1
 
 
@@ -194,6 +197,13 @@ def _from_folder(folder: Path, role: str, pattern: str = "*") -> ImageSet:
     if not found:
         wanted = ", ".join(SUFFIXES) + ("" if pattern == "*" else f" among {pattern}")
         raise InputError(f"{role}: no image in {folder}; looked for {wanted} in it and its subfolders")
+    masks = [path for path in found if any(MASKS.fullmatch(part) for part in path.relative_to(folder).parts[:-1])]
+    if masks and len(masks) < len(found):
+        logger.warning(
+            "%s: %d files of %s lie in a folder such as %s and are taken as images; if they are masks, give the folder "
+            "of the images, or list these in a CSV",
+            *(role, len(masks), folder, masks[0].parent),
+        )
     series = series_folders(path for path in found if kinds[path] == ".dcm")
     images = {path.parent if kinds[path] == ".dcm" and path.parent in series else path for path in found}
     ids = sorted(path.relative_to(folder).as_posix() for path in images)
