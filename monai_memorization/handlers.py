@@ -282,7 +282,7 @@ def _check_value_range(images: ImageSet, sampler: Sampler, clip: Sequence[float]
         return
     low, high = map(float, sampler.value_range)
     looked_at = images.paths[:: len(images) // 16 + 1]
-    ends = np.median([np.quantile(np.load(path), (0.01, 0.99)) for path in looked_at], axis=0)
+    ends = np.median([np.quantile(np.load(path, allow_pickle=False), (0.01, 0.99)) for path in looked_at], axis=0)
     ends = ends if clip is None else ends.clip(*clip)
     slack = 0.05 * (high - low)  # resampling goes a little beyond
     if ends[0] < low - slack or ends[1] > high + slack:
