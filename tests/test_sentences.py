@@ -138,9 +138,12 @@ def test_gap_just_above_the_one_allowed_gets_the_digit_that_tells():
 def test_cure_for_copies_not_seen_is_what_would_help():
     labelled = labels_on_reconstructions()
     labelled["power_summary"] = dict.fromkeys(labelled["power_summary"])
+    blurred = unknown_patients()
+    blurred["power_summary"] |= {"seen": 0.91, "unseen": 0.95, "working_recall": 0.76}
 
     assert "Train the encoder longer" in reason(unknown_patients(), "low_power").cure
     assert "Add validation patients first" in reason(few_patients(), "low_power").cure
+    assert "went through the generator's autoencoder" in reason(blurred, "low_power").cure
     assert "labels that the synthetic set has" in reason(labelled, "low_power").cure
 
 

@@ -97,10 +97,22 @@ def _cure_of_low_power(report: Mapping[str, Any], planted: bool) -> str:
         return "Give the training set the labels that the synthetic set has, so that copies can be planted within them."
     if "few_validation_patients" in (report["verdict"].get("reasons") or []):
         return "Add validation patients first: with too few nothing can be flagged, planted copies included."
+    if _reconstructions_are_least(report):
+        return (
+            "Those that went through the generator's autoencoder are found least: it loses what tells patients apart. "
+            "Train the encoder longer or at a larger image size, or a better autoencoder, and audit again."
+        )
     return (
         "Train the encoder longer, on more training images or at a larger image size, and audit again: "
         "an audit that overlooks planted copies would overlook real ones."
     )
+
+
+def _reconstructions_are_least(report: Mapping[str, Any]) -> bool:
+    """Tell whether the working recall is that of planted reconstructions, not of what we degrade ourselves."""
+    recalls = report.get("power_summary") or {}
+    ours = [recalls[group] for group in ("seen", "unseen") if recalls.get(group) is not None]
+    return recalls.get("working_recall") is not None and bool(ours) and recalls["working_recall"] < min(ours)
 
 
 def _synthetic_differs(report: Mapping[str, Any]) -> Reason:
