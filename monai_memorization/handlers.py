@@ -24,6 +24,7 @@ from monai_memorization.detector.leaks import find_leaks, refuse_identical
 from monai_memorization.detector.registration import fine_structure
 from monai_memorization.detector.scores import score_embedded
 from monai_memorization.errors import InputError
+from monai_memorization.files import check_writable
 from monai_memorization.generation.drawing import prepare_drawn
 from monai_memorization.generation.sampling import (
     GeneratorSampler,
@@ -90,6 +91,7 @@ class EncoderTrainingHandler:
         ranks = all_ranks()
         with undisturbed(_networks(engine)):
             if ranks.rank == 0:
+                check_writable(self.output_dir)
                 images = _listed(self.training, self.output_dir, "training", self.image_key)
                 device = _device(self.device, engine)
                 obtain_encoder(None, images, self.output_dir / "encoder", self.seed, device, clip=self.clip)
@@ -228,6 +230,7 @@ class MemorizationHandler:
                 engine.terminate()
 
     def _embed_real_images(self, device: torch.device) -> ContrastiveEncoder:
+        check_writable(self.output_dir)
         sets = {role: _listed(source, self.output_dir, role, self.image_key) for role, source in self.sources.items()}
         check_disjoint(sets["training"], sets["validation"])
         if not isinstance(self.sources["training"], str | Path):

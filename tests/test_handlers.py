@@ -465,6 +465,17 @@ def test_sampler_that_would_cut_off_what_is_drawn_is_refused(handler, low, high)
         quiet(handler(GeneratorSampler(Generator(), 32), training=scaled_to(low, high)))
 
 
+def test_folder_that_cannot_be_written_in_is_named_before_anything_is_done(handler, training_folder, tmp_path):
+    (tmp_path / "file").touch()
+    given = tmp_path / "file" / "watch"
+    for ours in (
+        handler(PlantingSampler(0.0), training=scaled_to(0, 1), output_dir=given),
+        EncoderTrainingHandler(training_folder, given),
+    ):
+        with pytest.raises(InputError, match=r"watch: cannot be written \(.*file is a file\); choose another folder"):
+            quiet(ours)
+
+
 @pytest.mark.parametrize("role", ["training", "validation"])
 def test_sets_that_are_not_given_are_named(handler, role):
     with pytest.raises(InputError, match=f"{role}: no images are given; give a folder"):

@@ -180,6 +180,13 @@ def test_what_a_config_leaves_out_is_named(made, message):
         made()
 
 
+@pytest.mark.parametrize("returned", [(torch.rand(1, 1, 4, 4), torch.rand(1, 8)), None, "image"])
+def test_function_that_returns_no_batch_is_named(returned):
+    message = f"sampler: the function returned {type(returned).__name__}, but one batch of images was expected"
+    with pytest.raises(InputError, match=message):
+        FunctionSampler(lambda n, seed: returned)([0])
+
+
 def test_latents_are_not_clipped_even_where_the_schedule_says_so():
     clipping = DDPMScheduler(**SCHEDULE, clip_sample=True)
     networks = small_autoencoder(), small_diffusion()

@@ -8,7 +8,7 @@ is random on the way to the image is drawn from a stream of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from monai.inferers import Inferer
@@ -217,6 +217,9 @@ class FunctionSampler:
             evaluation mode itself: in training mode batch normalization refuses a single vector, and learns from what
             is drawn.
         value_range: of the images that it returns; brought to [0, 1].
+
+    Raises:
+        InputError: at a call, if the function does not return a batch.
     """
 
     def __init__(self, function: Callable[[int, int], Tensor], value_range: Sequence[float] = (0.0, 1.0)) -> None:
@@ -230,8 +233,18 @@ class FunctionSampler:
         with torch.random.fork_rng(gpus), torch.no_grad():
             for seed in seeds:
                 torch.manual_seed(seed)
-                images.append(torch.as_tensor(self.function(1, seed)))
+                images.append(_as_tensor(self.function(1, seed)))
         return _scale(torch.cat(images), self.value_range)
+
+
+def _as_tensor(returned: Any) -> Tensor:
+    try:
+        return torch.as_tensor(returned)
+    except (TypeError, ValueError, RuntimeError):  # such as all that a variational autoencoder returns
+        raise InputError(
+            f"sampler: the function returned {type(returned).__name__}, but one batch of images was expected, "
+            "(1, C, *spatial)"
+        ) from None
 
 
 def _shape(given: Sequence[int] | None, name: str, thing: str) -> tuple[int, ...]:
