@@ -82,7 +82,9 @@ def test_config_without_the_keys_is_refused(tmp_path):
     config = tmp_path / "inference.json"
     config.write_text(json.dumps({"n_images": 3, "output_dir": "out"}))
 
-    with pytest.raises(InputError, match=r"inference\.json: has no key 'first_seed'.*call release\(\) in Python"):
+    with pytest.raises(
+        InputError, match=r"inference\.json: has no key 'first_seed'.*lay a file over it.*call release\(\) in Python"
+    ):
         BundleDraw([config])
 
 

@@ -110,7 +110,8 @@ class BundleDraw:
             if key not in known:
                 raise InputError(
                     f"{self.configs[0]}: has no key {key!r}, so it cannot be told how many images to draw, from which "
-                    "seed on, and where to; name the keys that it has, or call release() in Python with a sampler"
+                    "seed on, and where to; lay a file over it that has this key and hands it on, as in "
+                    "docs/copies_found.md, or call release() in Python with a sampler"
                 )
         if known.get("bundle_root") == "." and "bundle_root" not in self.overrides:
             self.overrides["bundle_root"] = str(self.configs[0].absolute().parent.parent)
