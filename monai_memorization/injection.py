@@ -197,7 +197,7 @@ def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], f
         )
     listed = {"_target_": "monai_memorization.images.sets.data_list", "source": "@memorization_validation"}
     listed |= {"role": "validation", "key": key} | MESSAGES
-    folder = "$@bundle_root + '/memorization'" if "bundle_root" in config else "memorization"
+    folder = "$str(@bundle_root) + '/memorization'" if "bundle_root" in config else "memorization"
     return {
         "messages": {"_target_": "monai_memorization.errors.tell_bad_input"},
         "transforms": fixed | MESSAGES if training else None,

@@ -220,6 +220,7 @@ def test_what_is_made_within_the_trainer_is_not_made_again(
 ):
     bundle = foreign_bundles.pixel_diffusion(tmp_path / "bundle", training_folder)
     config = yaml.safe_load((bundle / "configs" / "train.yaml").read_text())
+    config["bundle_root"] = f"$__import__('pathlib').Path({str(bundle)!r})"
     trainer = config["trainer"]
     trainer["network"] = "$@network_def.to(@device)"
     trainer["inferer"] = config.pop("inferer") | {"scheduler": config.pop("scheduler")}
