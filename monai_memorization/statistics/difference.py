@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv
 
-from monai_memorization.statistics.rates import extremes, false_alarm_rates, mean_alpha_attained
+from monai_memorization.statistics.rates import false_alarm_rates, mean_alpha_attained
 from monai_memorization.statistics.strata import Stratum
 
 # Equally likely pairs that stand for the false-alarm rate and the first flagged share.
@@ -71,11 +71,12 @@ def copy_rate_difference_ci(
     order = torch.randperm(N_PAIRS, generator=torch.Generator().manual_seed(seed + 1)).numpy()
     levels = (order + 0.5) / N_PAIRS
 
-    def end(extreme: int, probability: float, upper: bool) -> float:
-        # the same seed pairs the labels alike in both, so a rate of one and a rate of the other belong together
-        rates, rates_after = (
-            false_alarm_rates(alpha, audit.strata, seed, extreme, N_PAIRS).numpy() for audit in (before, after)
-        )
+    # the same seed pairs the labels alike in both, so a rate of one and a rate of the other belong together
+    of_both = (false_alarm_rates(alpha, audit.strata, seed, N_PAIRS).numpy() for audit in (before, after))
+    possible: list[tuple[Array, Array]] = list(zip(*of_both, strict=True))
+
+    def end(false_alarms: tuple[Array, Array], probability: float, upper: bool) -> float:
+        rates, rates_after = false_alarms
         copied = ((_quantiles(before, not upper, levels) - rates) / (1 - rates)).clip(min=0)
 
         def probability_up_to(difference: float) -> float:
@@ -85,9 +86,8 @@ def copy_rate_difference_ci(
 
         return float(brentq(lambda d: probability_up_to(d) - probability, -1 - 1e-9, 1 + 1e-9, xtol=1e-6))
 
-    possible = extremes(before.strata)
-    low = min(end(extreme, (1 - level) / 2, upper=False) for extreme in possible)
-    return max(-1.0, low), min(1.0, max(end(extreme, (1 + level) / 2, upper=True) for extreme in possible))
+    low = min(end(rates, (1 - level) / 2, upper=False) for rates in possible)
+    return max(-1.0, low), min(1.0, max(end(rates, (1 + level) / 2, upper=True) for rates in possible))
 
 
 def _with_shared(audit: FlaggedSet, labels: Collection[str | None]) -> FlaggedSet:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv
@@ -72,9 +74,9 @@ def copy_rate_interval(
     if n_synthetic == 0 or mean_alpha_attained(alpha, strata) == 0:
         return 0.0, 1.0
 
-    def end(extreme: int, n_below: int, n_above: int, probability: float) -> float:
-        false_alarms = false_alarm_rates(alpha, strata, seed, extreme).numpy()
+    possible = false_alarm_rates(alpha, strata, seed).numpy()
 
+    def end(false_alarms: npt.NDArray[np.float64], n_below: int, n_above: int, probability: float) -> float:
         def probability_up_to(rate: float) -> float:
             return float(betainc(n_below, n_above, rate + (1 - rate) * false_alarms).mean())
 
@@ -82,14 +84,9 @@ def copy_rate_interval(
             return 0.0
         return float(brentq(lambda rate: probability_up_to(rate) - probability, 0.0, 1.0, xtol=1e-8))
 
-    rest, possible = n_synthetic - n_copies, extremes(strata)
-    low = 0.0 if n_copies == 0 else min(end(e, n_copies, rest + 1, (1 - level) / 2) for e in possible)
-    return low, 1.0 if rest == 0 else max(end(e, n_copies + 1, rest, (1 + level) / 2) for e in possible)
-
-
-def extremes(strata: Sequence[Stratum]) -> tuple[int, ...]:
-    """Which of `false_alarm_shapes` the false-alarm rate may have: all, but with one image per patient they are one."""
-    return (0,) if all(len(s.validation) == s.n_patients for s in strata) else (0, 1, 2)
+    rest = n_synthetic - n_copies
+    low = 0.0 if n_copies == 0 else min(end(rates, n_copies, rest + 1, (1 - level) / 2) for rates in possible)
+    return low, 1.0 if rest == 0 else max(end(rates, n_copies + 1, rest, (1 + level) / 2) for rates in possible)
 
 
 def mean_alpha_attained(alpha: float, strata: Sequence[Stratum]) -> float:
@@ -119,8 +116,8 @@ def false_alarm_rate_interval(
     if len(strata) == 1:
         return false_alarm_rate_ci(alpha, strata[0].n_patients, len(strata[0].validation), level)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    of_each = torch.stack([false_alarm_rates(alpha, strata, seed, e).quantile(ends) for e in extremes(strata)])
-    return float(of_each[:, 0].min()), float(of_each[:, 1].max())
+    low, high = false_alarm_rates(alpha, strata, seed).quantile(ends, dim=1)
+    return float(low.min()), float(high.max())
 
 
 def n_mem_total_bound(abundance: Tensor, expected_false: float, n_training: int) -> float | None:
@@ -168,32 +165,32 @@ def accumulation_curve(match: Tensor, flagged: Tensor, n_points: int = 50) -> tu
     return drawn, torch.stack([share_drawn(abundance, n_total, int(m)).sum() for m in drawn])
 
 
-def false_alarm_rates(
-    alpha: float, strata: Sequence[Stratum], seed: int, extreme: int = 0, n_rates: int | None = None
-) -> Tensor:
-    """Equally likely values of the false-alarm rate: each stratum's quantiles, paired at random with the others'.
+def false_alarm_rates(alpha: float, strata: Sequence[Stratum], seed: int, n_rates: int | None = None) -> Tensor:
+    """Equally likely values of the false-alarm rate, for each distribution that it may have (`false_alarm_shapes`).
 
-    Strata that share patients are paired in the same order: a patient who is typical in one is likely to be so in the
-    others, and where all rates are high together the rate of the set varies most.
+    They are each stratum's quantiles, paired at random with the others'. With one image per patient there is one
+    distribution, else there are three: a patient's images are alike, independent, or wholly alike. Strata that share
+    patients are paired in the same order: a patient who is typical in one is likely to be so in the others, and where
+    all rates are high together the rate of the set varies most.
 
     Args:
         alpha: level of the candidates.
         strata: those that give the candidates.
         seed: of the pairing; strata of the same labels are paired alike by the same seed.
-        extreme: 0 for a patient's images alike, 1 for independent, 2 for wholly alike ones: `false_alarm_shapes`.
         n_rates: how many values; 500, or 10,000 with several strata, where left out.
 
     Returns:
-        Rates in [0, 1], float64 (n_rates,).
+        Rates in [0, 1], float64 (distributions, n_rates).
     """
     generator, total = torch.Generator().manual_seed(seed), sum(len(s.synthetic) for s in strata)
     n_rates = n_rates or (N_RATES if len(strata) == 1 else N_RATES_BY_LABEL)
     levels = (torch.arange(n_rates, dtype=torch.float64) + 0.5) / n_rates
-    rates, common = torch.zeros(n_rates, dtype=torch.float64), torch.arange(n_rates)
+    n_distributions = 1 if all(len(s.validation) == s.n_patients for s in strata) else 3
+    rates, common = torch.zeros(n_distributions, n_rates, dtype=torch.float64), torch.arange(n_rates)
     for stratum in strata:
         shapes = false_alarm_shapes(alpha, stratum.n_patients, len(stratum.validation))
         order = common if stratum.shares_patients else torch.randperm(n_rates, generator=generator)
         if shapes is not None:
-            quantiles = torch.from_numpy(betaincinv(*shapes[extreme], levels.numpy()))
-            rates += len(stratum.synthetic) / total * quantiles[order]
+            quantiles = [torch.from_numpy(betaincinv(*shape, levels.numpy())) for shape in shapes[:n_distributions]]
+            rates += len(stratum.synthetic) / total * torch.stack(quantiles)[:, order]
     return rates

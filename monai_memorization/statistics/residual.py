@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from monai_memorization.statistics.rates import copy_rate_at_power, extremes, false_alarm_rates, mean_alpha_attained
+from monai_memorization.statistics.rates import copy_rate_at_power, false_alarm_rates, mean_alpha_attained
 from monai_memorization.statistics.strata import Stratum
 
 N_DRAWS = 4_000
@@ -154,11 +154,11 @@ def _draw(
     strata: Sequence[Stratum],
     planted: Planted,
     seed: int,
-) -> tuple[list[Array], Array, Array]:
-    """Draw false-alarm rates, one array for each distribution they may have, flagged shares and recalls, (N_DRAWS,)."""
+) -> tuple[Array, Array, Array]:
+    """Draw false-alarm rates, (distributions, N_DRAWS), flagged shares and recalls, (N_DRAWS,) each."""
     found, n_planted = planted[0] * planted[1], planted[1]
     return (
-        [false_alarm_rates(alpha, strata, seed, e, N_DRAWS).numpy() for e in extremes(strata)],
+        false_alarm_rates(alpha, strata, seed, N_DRAWS).numpy(),
         rng.beta(n_flagged + 0.5, n_images - n_flagged + 0.5, N_DRAWS),
         rng.beta(found + 0.5, n_planted - found + 0.5, N_DRAWS),
     )
