@@ -104,7 +104,9 @@ def test_a_set_that_a_filter_left_is_not_compared():
         row = next(r for r in tables(*pair)["Synthetic images"] if r.name.startswith("Copy rate, overlooked"))
         assert row.difference is None
     after["release"] = {}  # judged by a detector that did not filter
-    assert copy_rate_change(before, after) is not None
+    change = copy_rate_change(before, after)
+    assert change is not None
+    assert change[0] < change[1] < 0
 
 
 def test_overlapping_intervals_show_no_change():
