@@ -15,6 +15,8 @@ from monai_memorization.errors import InputError
 TRAINING_CONFIGS = ("train_diffusion", "train")
 EARLIER_CONFIGS = ("train_autoencoder", "common")
 SUFFIXES = (".json", ".yaml", ".yml")
+# such as @train#inferer; the group is the key that it leads to
+REFERENCE = re.compile(r"@([\w#:]+)")
 INSTEAD = (
     "Draw images with the bundle's own inference and audit the folder with `monai-memorization audit`, which runs no "
     "config, or write a fragment by hand: docs/add_the_check.md"
@@ -100,7 +102,7 @@ def referred(config: dict[str, Any], key: str) -> Any:
 
 
 def _is_reference(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"@[\w#:]+", value) is not None
+    return isinstance(value, str) and REFERENCE.fullmatch(value) is not None
 
 
 def class_name(value: Any) -> str:

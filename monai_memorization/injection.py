@@ -7,7 +7,6 @@ The configs of the bundle are read as data: nothing in them is executed here. MO
 from __future__ import annotations
 
 import ast
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 
 from monai_memorization.bundle_configs import (
     INSTEAD,
+    REFERENCE,
     SUFFIXES,
     class_name,
     find,
@@ -29,6 +29,7 @@ from monai_memorization.bundle_configs import (
 )
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
+from monai_memorization.images.sets import path_seen_from
 
 FRAGMENTS = Path("memorization_audit", "configs", "fragments")
 # bad input is then told on one line, not under the traceback of MONAI's runner
@@ -84,14 +85,15 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     content["memorization_images"] = _images_run(content["memorization"])
     content |= _handlers_override(find(config, where).get("train_handlers"), where)
     found.missing.insert(0, "memorization_validation: give images of patients that the generator is not trained on")
-    run_id, shown = _run_id(config, where), _seen_from(Path(bundle_dir), output)
+    # the command has to be given in the bundle's folder
+    run_id, shown = _run_id(config, where), path_seen_from(Path(bundle_dir), output)
     write_text(output, _header(found, shown, run_id) + yaml.safe_dump(content, sort_keys=False, width=120))
     found.files.append(output)
     overrides = _multi_gpu(folder)
     key = f"{where}#train_handlers"
     for name, handlers in [(name, given[key]) for name, given in overrides.items() if key in given][-1:]:
         second = output.with_name(f"{output.stem}_multi_gpu.yaml")
-        names = [*(f"configs/{name}" for name in (*names, *overrides)), shown, _seen_from(Path(bundle_dir), second)]
+        names = [*(f"configs/{name}" for name in (*names, *overrides)), shown, path_seen_from(Path(bundle_dir), second)]
         text = (
             f"# The handler on every rank, in front of those that {name} keeps:\n"
             "#   torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run "
@@ -160,7 +162,7 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
 def _conditions(config: dict[str, Any], trainer: dict[str, Any], found: Injection) -> dict[str, Any]:
     """Return the setting of a sampler from a conditional model, nothing for another."""
     prepare, network = (follow(config, trainer.get(name)) for name in ("prepare_batch", "network"))
-    made_of = [find(config, name) for name in re.findall(r"@([\w#:]+)", network)] if isinstance(network, str) else []
+    made_of = [find(config, name) for name in REFERENCE.findall(network)] if isinstance(network, str) else []
     named = isinstance(prepare, dict) and prepare.get("condition_name")
     taken = (part.get("with_conditioning") for part in (network, *made_of) if isinstance(part, dict))
     if not named and all(follow(config, value) is not True for value in taken):
@@ -300,7 +302,7 @@ def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
 def _binds(expression: str) -> bool:
     """Return whether an expression is one term or a sum, so that what is added before it changes nothing in it."""
     try:
-        body = ast.parse(re.sub(r"@[\w#:]+", "reference", expression), mode="eval").body
+        body = ast.parse(REFERENCE.sub("reference", expression), mode="eval").body
     except SyntaxError:
         return False
     terms = (ast.Name, ast.Attribute, ast.Subscript, ast.Call, ast.List, ast.ListComp)
@@ -320,14 +322,6 @@ def _run_id(config: dict[str, Any], where: str) -> str:
         key=lambda key: f"@{where}.run()" not in str(config[key]).replace("::", "#")
     )  # before those of an evaluator
     return "" if "run" in config or not calls else f"{calls[0]} "
-
-
-def _seen_from(bundle_dir: Path, output: Path) -> str:
-    """Return how a file is called in the folder of the bundle, where the command has to be given."""
-    try:
-        return Path(os.path.relpath(output.resolve(), bundle_dir.resolve())).as_posix()
-    except ValueError:  # another drive
-        return output.resolve().as_posix()
 
 
 def _header(found: Injection, output: str, run_id: str) -> str:

@@ -155,7 +155,19 @@ def encode(autoencoder: nn.Module, images: Tensor) -> Tensor:
         return autoencoder.encode(images)[0]  # type: ignore[operator]
 
 
-def decode(autoencoder: nn.Module, latents: Tensor) -> Tensor:
-    """Return the images, (B, C, *spatial) in [0, 1], of unscaled latents (B, C, *latent)."""
+def decode(autoencoder: nn.Module, latents: Tensor, value_range: Sequence[float] = (0.0, 1.0)) -> Tensor:
+    """Return the images, (B, C, *spatial) in [0, 1], of unscaled latents (B, C, *latent).
+
+    Args:
+        autoencoder: that decodes them.
+        latents: of the images.
+        value_range: of the images that it was trained on.
+    """
     with eval_mode(autoencoder):
-        return autoencoder.decode(latents).clamp(0, 1)  # type: ignore[operator]
+        return to_unit_range(autoencoder.decode(latents), value_range)  # type: ignore[operator]
+
+
+def to_unit_range(images: Tensor, value_range: Sequence[float]) -> Tensor:
+    """Bring images from between the two values to [0, 1]; what lies beyond is cut off."""
+    low, high = value_range
+    return ((images - low) / (high - low)).clamp(0, 1)

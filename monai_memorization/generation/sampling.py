@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from monai_memorization.errors import InputError
 from monai_memorization.generation.denoising import denoise
-from monai_memorization.generation.latents import unwrap
+from monai_memorization.generation.latents import decode, to_unit_range, unwrap
 from monai_memorization.generation.solver import solver_of
 
 
@@ -96,8 +96,7 @@ class LatentSamplingInferer(Inferer):
             conditioning: (n, ...), or None.
         """
         latents = denoise(inputs, network, self.scheduler, self.n_steps, conditioning, self.mode)
-        with eval_mode(self.autoencoder):
-            return _scale(self.autoencoder.decode(latents / self.scale_factor), self.value_range)  # type: ignore[operator]
+        return decode(self.autoencoder, latents / self.scale_factor, self.value_range)
 
 
 class LatentDiffusionSampler:
@@ -180,7 +179,9 @@ class PixelDiffusionSampler:
     def __call__(self, seeds: Sequence[int]) -> Tensor:
         """Draw one image per seed, (n, C, *spatial) in [0, 1], all of them in one batch."""
         inputs, network, conditioning = _inputs(seeds, self.network, self.image_shape, self.conditions)
-        return _scale(denoise(inputs, network, self.scheduler, self.n_steps, conditioning, self.mode), self.value_range)
+        return to_unit_range(
+            denoise(inputs, network, self.scheduler, self.n_steps, conditioning, self.mode), self.value_range
+        )
 
 
 class GeneratorSampler:
@@ -203,7 +204,7 @@ class GeneratorSampler:
         """Draw one image per seed, (n, C, *spatial) in [0, 1], all of them in one batch."""
         codes, network, _ = _inputs(seeds, self.network, self.latent_shape, None)
         with eval_mode(network):
-            return _scale(network(codes), self.value_range)
+            return to_unit_range(network(codes), self.value_range)
 
 
 class FunctionSampler:
@@ -234,7 +235,7 @@ class FunctionSampler:
             for seed in seeds:
                 torch.manual_seed(seed)
                 images.append(_as_tensor(self.function(1, seed)))
-        return _scale(torch.cat(images), self.value_range)
+        return to_unit_range(torch.cat(images), self.value_range)
 
 
 def _as_tensor(returned: Any) -> Tensor:
@@ -259,8 +260,3 @@ def _inputs(
     device = next(network.parameters()).device
     conditioning = None if conditions is None else choose_conditions(seeds, conditions).to(device)
     return noise(seeds, shape).to(device), network, conditioning
-
-
-def _scale(images: Tensor, value_range: Sequence[float]) -> Tensor:
-    low, high = value_range
-    return ((images - low) / (high - low)).clamp(0, 1)

@@ -136,7 +136,7 @@ def write_image_set(images: ImageSet, path: Path) -> None:
 
 def list_images(images: ImageSet, folder: Path) -> str:
     """Return a set as a CSV that belongs in ``folder``: paths are relative to it where they lie on one drive."""
-    columns: dict[str, Sequence[str]] = {"image": [_relative(image, folder) for image in images.paths]}
+    columns: dict[str, Sequence[str]] = {"image": [path_seen_from(folder, image) for image in images.paths]}
     if images.has_patients:
         columns["patient_id"] = images.patient_ids
     if images.labels is not None:
@@ -251,7 +251,8 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _relative(path: Path, folder: Path) -> str:
+def path_seen_from(folder: Path, path: Path) -> str:
+    """Return the relative path of a file as seen from a folder; its absolute one on another drive."""
     place = path.parent.resolve() / path.name  # a link keeps its name, and two to one file stay two
     try:
         return Path(os.path.relpath(place, folder.resolve())).as_posix()

@@ -58,7 +58,7 @@ def copy_rate_change(before: Report, after: Report) -> tuple[float, float] | Non
     """
     if not same_threshold(before, after) or _same_images(before, after, "synthetic") is not False:
         return None
-    if _was_filtered(before) or _was_filtered(after):
+    if _were_filtered(before, after):
         return None
     first, second = _flagged(before), _flagged(after)
     if first is None or second is None:
@@ -73,7 +73,7 @@ def headline(before: Report, after: Report) -> str:
             "Both audits looked at the same synthetic images: whatever differs comes from the audit, not from the "
             "generator."
         )
-    if _was_filtered(before) or _was_filtered(after):
+    if _were_filtered(before, after):
         return (
             "Whether the copy rate changed is not known, as a set is what a filter left: the copies in it are those "
             "that the filter overlooked."
@@ -115,7 +115,7 @@ def tables(before: Report, after: Report) -> dict[str, list[Row]]:
         Rows, by the caption of their table.
     """
     rates, gaps = ([r[section][key] for r in (before, after)] for section, key in _INTERVALS)
-    overlap = None if _was_filtered(before) or _was_filtered(after) else _overlap(*rates)
+    overlap = None if _were_filtered(before, after) else _overlap(*rates)
     differences = {
         "Copy rate, overlooked copies not counted": say(
             f"{{}} (95{NO_BREAK}% interval)", points_interval(copy_rate_change(before, after))
@@ -224,10 +224,10 @@ def _same_encoder(before: Report, after: Report) -> bool | None:
     return _same(*(report["provenance"]["encoder_sha256"] for report in (before, after)))
 
 
-def _was_filtered(report: Report) -> bool:
-    """Whether the set is what a filter left; that of a release is judged by a detector that did not filter it."""
-    settings = report["provenance"].get("settings") or {}
-    return bool(settings.get("filtered")) and "release" not in report
+def _were_filtered(*reports: Report) -> bool:
+    """Whether a set is what a filter left; that of a release is judged by a detector that did not filter it."""
+    settings = [r["provenance"].get("settings") or {} for r in reports if "release" not in r]
+    return any(given.get("filtered") for given in settings)
 
 
 def _flagged(report: Report) -> FlaggedSet | None:
