@@ -31,12 +31,13 @@ from torch import Generator, Tensor
 
 from monai_memorization.detector.neighbors import nearest
 from monai_memorization.detector.scores import copy_scores
-from monai_memorization.statistics.conformal import alpha_attained, false_alarm_rate_ci, largest_count, threshold
+from monai_memorization.statistics.conformal import alpha_attained, largest_count, threshold
 from monai_memorization.statistics.counts import measure_calibrated
 from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
+from monai_memorization.statistics.false_alarms import false_alarm_rate_interval
 from monai_memorization.statistics.gap import gap_auc
 from monai_memorization.statistics.paper_protocol import measure_paper_protocol
-from monai_memorization.statistics.rates import copy_rate_interval, false_alarm_rate_interval, mean_alpha_attained
+from monai_memorization.statistics.rates import copy_rate_interval, mean_alpha_attained
 from monai_memorization.statistics.residual import noticeable_rate
 from monai_memorization.statistics.strata import flag, stratify
 
@@ -228,7 +229,7 @@ def audit_similarities(cell: Cell, generator: Generator) -> dict[str, float]:
     level = threshold(validation, ALPHA, cell.n_patients)
     false_alarms, share = float(norm.sf(level)), n_copies / cell.n_synthetic
     attained = alpha_attained(ALPHA, cell.n_patients, cell.n_validation)
-    alarm_low, alarm_high = false_alarm_rate_ci(ALPHA, cell.n_patients, cell.n_validation)
+    alarm_low, alarm_high = false_alarm_rate_interval(ALPHA, strata)
     low, high = copy_rate_interval(int((synthetic > level).sum()), cell.n_synthetic, ALPHA, strata)
     boot_low, boot_high = bootstrap(cell, validation, synthetic, generator)
     return {

@@ -51,8 +51,8 @@ def labels_on_reconstructions() -> dict[str, Any]:
     report["sets"]["reconstructed_training"] = _set(100, 90)
     report["power"].append(report["power"][-1] | {"family": "autoencoder", "strength": 1, "n": 100, "whole": True})
     report["calibrated"]["threshold"] = None
-    ill = {"label": "ill", "n_images": 12, "n_patients": 12, "n_synthetic": 400}
-    well = {"label": "well", "n_images": 286, "n_patients": 286, "n_synthetic": 600}
+    ill = {"label": "ill", "n_images": 12, "n_patients": 12, "images_per_patient": [[1, 12]], "n_synthetic": 400}
+    well = {"label": "well", "n_images": 286, "n_patients": 286, "images_per_patient": [[1, 286]], "n_synthetic": 600}
     strata = [ill | {"threshold": None}, well | {"threshold": 0.735}]
     report["calibrated"]["strata"] = [stratum | {"shares_patients": False} for stratum in strata]
     report["controls"] |= {"gap_auc": 0.93, "gap_auc_ci": [0.9, 0.96], "gap_reference": "reconstructed_validation"}
@@ -266,6 +266,7 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
                         "label": None,
                         "n_images": n_validation,
                         "n_patients": n_validation,
+                        "images_per_patient": [[1, n_validation]],
                         "n_synthetic": n_synthetic,
                         "shares_patients": False,
                         "threshold": float(np.sort(validation)[-k]) if k else None,

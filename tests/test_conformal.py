@@ -3,24 +3,19 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, betabinom, false_discovery_control, norm
+from scipy.stats import betabinom, false_discovery_control
 
 from monai_memorization.errors import InputError
-from monai_memorization.images.sets import ImageSet
-from monai_memorization.reporting.limits import uneven_patients
 from monai_memorization.statistics.conformal import (
     alpha_attained,
     attained_rank,
     copy_candidates,
     count_at_least,
-    false_alarm_rate_ci,
     largest_count,
     n_patients_needed,
     p_values,
@@ -28,6 +23,7 @@ from monai_memorization.statistics.conformal import (
     threshold,
 )
 from monai_memorization.statistics.discoveries import benjamini_hochberg, smallest_list
+from monai_memorization.statistics.false_alarms import false_alarm_rate_interval
 from monai_memorization.statistics.strata import flag, stratify
 
 # few distinct values, so that ties are common
@@ -144,39 +140,7 @@ def test_too_few_patients_flag_nothing(alpha, needed):
         assert copy_candidates(few, tensor([1.0]), alpha).tolist() == [False]
         assert threshold(few, alpha) == math.inf
         assert alpha_attained(alpha, len(few)) == 0
-        assert false_alarm_rate_ci(alpha, len(few)) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize(("n_patients", "low", "high"), [(60, 0.01, 0.12), (400, 0.03, 0.07)])
-def test_false_alarm_rate_interval_at_the_sizes_of_the_design(n_patients, low, high):
-    assert false_alarm_rate_ci(0.05, n_patients) == pytest.approx((low, high), abs=0.006)
-
-
-@pytest.mark.parametrize("alpha", [0.05, 0.13])
-@pytest.mark.parametrize("n_patients", [20, 60, 99])
-def test_false_alarm_rate_interval_holds_the_mass_of_the_order_statistic(alpha, n_patients):
-    rank = attained_rank(alpha, n_patients)
-    low, high = false_alarm_rate_ci(alpha, n_patients)
-    assert beta.cdf(low, rank, n_patients + 1 - rank) == pytest.approx(0.025)
-    assert beta.sf(high, rank, n_patients + 1 - rank) == pytest.approx(0.025)
-    assert low < alpha_attained(alpha, n_patients) < high
-
-
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9, 1.0])
-# 38 patients with many images have a rank of nearly 2, but where these are alike the level is that of rank 1
-@pytest.mark.parametrize(("n_patients", "n_images"), [(20, 3), (58, 3), (38, 10)])
-def test_false_alarm_rate_interval_holds_with_several_images_per_patient(n_patients, n_images, correlation):
-    generator, n_replicates = torch.Generator().manual_seed(7), 400
-    low, high = false_alarm_rate_ci(0.05, n_patients, n_images * n_patients)
-    # a(x) is standard normal, so the rate of each threshold is known
-    rates = norm.sf(
-        [
-            threshold(exchangeable(n_patients, n_images, correlation, generator), 0.05, n_patients)
-            for _ in range(n_replicates)
-        ]
-    )
-    covered = ((low <= rates) & (rates <= high)).mean()
-    assert covered >= 0.93 - 3 * (0.93 * 0.07 / n_replicates) ** 0.5
+        assert false_alarm_rate_interval(alpha, stratify([str(i) for i in range(len(few))], 1)) == (0.0, 0.0)
 
 
 @settings(max_examples=100, deadline=None)
@@ -351,24 +315,3 @@ def test_largest_count_is_below_the_number_of_images():
 
 def test_count_at_least_includes_ties():
     assert count_at_least(tensor([0.1, 0.5, 0.5, 0.9]), tensor([0.5, 0.95, 0.0])).tolist() == [3, 0, 4]
-
-
-@pytest.mark.parametrize(("n_few", "n_images", "least"), [(10, 30, 0.055), (1, 200, 0.08)])
-def test_uneven_patients_are_flagged_beyond_the_level_and_told(n_few, n_images, least):
-    generator, n_replicates, rates = torch.Generator().manual_seed(8), 300, []
-    counts = [n_images] * n_few + [1] * (100 - n_few)
-    for _ in range(n_replicates):
-        of_patient = torch.randn(100, generator=generator).repeat_interleave(torch.tensor(counts))
-        scores = 0.9**0.5 * of_patient + 0.1**0.5 * torch.randn(sum(counts), generator=generator)
-        rates.append(norm.sf(threshold(scores, 0.05, 100)))
-    assert np.mean(rates) > least > alpha_attained(0.05, 100, sum(counts))
-    names = tuple(str(i) for i in range(sum(counts)))
-    patients = tuple(str(i) for i, n in enumerate(counts) for _ in range(n))
-    images = ImageSet("validation", names, tuple(map(Path, names)), patients, None, True)
-    equal = sum(counts) ** 2 / sum(n**2 for n in counts)
-    told = uneven_patients(images.n_patients, images.n_patients_equal)
-    assert told is not None
-    assert "A few of the 100 validation patients have most of the images" in told.text
-    assert f"those of about {round(equal)} patients" in told.text
-    one_each = images.subset([patients.index(str(i)) for i in range(100)])
-    assert uneven_patients(one_each.n_patients, one_each.n_patients_equal) is None

@@ -13,19 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import betabinom
 
-from monai_memorization.statistics.conformal import (
-    alpha_attained,
-    copy_candidates,
-    false_alarm_rate_ci,
-    threshold,
-)
+from monai_memorization.statistics.conformal import alpha_attained, copy_candidates, threshold
 from monai_memorization.statistics.counts import Calibrated, FdrList, measure_calibrated
+from monai_memorization.statistics.false_alarms import false_alarm_rate_interval
 from monai_memorization.statistics.rates import (
     accumulation_curve,
     copy_rate,
     copy_rate_at_power,
     copy_rate_interval,
-    false_alarm_rate_interval,
     n_mem_total_bound,
 )
 from monai_memorization.statistics.strata import flag, stratify
@@ -170,7 +165,7 @@ def test_threshold_is_null_where_it_differs_by_label():
     assert found.threshold is None
     assert found.alpha_attained == alpha_attained(0.05, 30)
     low, high = found.false_alarm_rate_ci
-    alone = false_alarm_rate_ci(0.05, 30)
+    alone = false_alarm_rate_interval(0.05, one_stratum(30, 10))
     # two labels average out, so less spread than one label of that size
     assert alone[0] < low < high < alone[1]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from monai_memorization.statistics.conformal import false_alarm_shapes
+from monai_memorization.statistics.conformal import attained_rank, largest_count
 from monai_memorization.statistics.difference import FlaggedSet, copy_rate_difference_ci
 from monai_memorization.statistics.rates import copy_rate_interval
 from monai_memorization.statistics.strata import Stratum, stratify
@@ -23,15 +24,22 @@ def flagged(n_copies: int, n_synthetic: int, n_patients: int = 100) -> FlaggedSe
 
 
 def within_labels(n_copies: int, n_ill: int, n_well: int) -> FlaggedSet:
-    strata = [Stratum(name, torch.arange(60), torch.arange(n), 60) for name, n in (("ill", n_ill), ("well", n_well))]
+    strata = [
+        Stratum(name, torch.arange(60), torch.arange(n), ((1, 60),)) for name, n in (("ill", n_ill), ("well", n_well))
+    ]
     return FlaggedSet(n_copies, n_ill + n_well, strata)
 
 
 def drawn(before: FlaggedSet, after: FlaggedSet, n: int = 400_000, extreme: int = 0) -> tuple[float, float]:
     """The definition, by random draws: false-alarm rates common to both, flagged shares of each, end by end."""
     rng = np.random.default_rng(0)
-    shapes = [false_alarm_shapes(ALPHA, s.n_patients, len(s.validation))[extreme] for s in before.strata]
-    alarms = [rng.beta(*shape, size=n) for shape in shapes]
+    alarms = []
+    for stratum in before.strata:
+        n_patients, n_images = stratum.n_patients, len(stratum.validation)
+        rank = attained_rank(ALPHA, n_patients, n_images)
+        above = rank, largest_count(ALPHA, n_images, n_patients) + 1, math.floor(rank)  # alike, independent, the same
+        total = n_patients, n_images, n_patients
+        alarms.append(rng.beta(above[extreme], total[extreme] + 1 - above[extreme], size=n))
     ends = []
     for level, most in ((0.025, (1, 0)), (0.975, (0, 1))):  # most before and fewest after at the lower end
         rates = []
@@ -58,7 +66,7 @@ def test_ends_are_percentiles_of_the_drawn_difference(before, after):
 
 
 def test_interval_holds_however_alike_the_images_of_a_patient_are():
-    """20 patients of ten images each: the shapes differ most."""
+    """20 patients of ten images each: the distributions differ most."""
     strata = stratify([str(i // 10) for i in range(200)], 1000)
     before, after = FlaggedSet(10, 1000, strata), FlaggedSet(110, 1000, strata)
     ends = [drawn(before, after, extreme=extreme) for extreme in range(3)]

@@ -9,11 +9,9 @@ fraction that was written, so that 0.05 of 60 is 3.
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 import torch
-from scipy.stats import beta
 from torch import Tensor
 
 from monai_memorization.errors import InputError
@@ -152,56 +150,6 @@ def alpha_attained(alpha: float, n_patients: int, n_validation: int | None = Non
         A level in [0, alpha].
     """
     return attained_rank(alpha, n_patients, n_validation) / (n_patients + 1)
-
-
-def false_alarm_shapes(
-    alpha: float, n_patients: int, n_validation: int | None = None
-) -> tuple[tuple[float, float], ...] | None:
-    """Parameters of the Beta distribution of the false-alarm rate over validation sets, at the extremes.
-
-    Vovk 2012, "Conditional validity of inductive conformal predictors": the level of an order statistic. With the
-    images of a patient alike it is Beta(r, P + 1 - r), r = `attained_rank`; with all images independent
-    Beta(c + 1, n_V - c), c = `largest_count`; where a patient's images are wholly alike the level is that of a whole
-    rank, r rounded down. With one image per patient all are Beta(k, P + 1 - k).
-
-    Args:
-        alpha: level in (0, 1).
-        n_patients: P.
-        n_validation: n_V; P where left out.
-
-    Returns:
-        Parameters for alike, independent and wholly alike images; None where no image can be flagged.
-    """
-    images = n_patients if n_validation is None else n_validation
-    count, rank = largest_count(alpha, images, n_patients), attained_rank(alpha, n_patients, images)
-    if count < 0:
-        return None
-    whole = math.floor(rank)
-    return (rank, n_patients + 1 - rank), (count + 1, images - count), (whole, n_patients + 1 - whole)
-
-
-def false_alarm_rate_ci(
-    alpha: float, n_patients: int, n_validation: int | None = None, level: float = 0.95
-) -> tuple[float, float]:
-    """Central interval of the false-alarm rate that the validation set at hand gives: Beta(k, P + 1 - k).
-
-    With several images per patient the truth lies between the distributions of `false_alarm_shapes`; the interval
-    holds the ends of all, and is wider than needed.
-
-    Args:
-        alpha: level in (0, 1).
-        n_patients: P.
-        n_validation: n_V; P where left out.
-        level: probability of the interval.
-
-    Returns:
-        Low and high end; (0, 0) where no image can be flagged.
-    """
-    shapes = false_alarm_shapes(alpha, n_patients, n_validation)
-    if shapes is None:
-        return 0.0, 0.0
-    low, high = zip(*(beta.ppf([(1 - level) / 2, (1 + level) / 2], *shape) for shape in shapes), strict=True)
-    return float(min(low)), float(max(high))
 
 
 def as_fraction(level: float, name: str) -> Fraction:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from monai_memorization.statistics.conformal import threshold
 from monai_memorization.statistics.discoveries import smallest_list
+from monai_memorization.statistics.false_alarms import false_alarm_rate_interval
 from monai_memorization.statistics.rates import (
     copy_rate,
     copy_rate_at_power,
     copy_rate_interval,
     excess_rate,
-    false_alarm_rate_interval,
     mean_alpha_attained,
     n_mem_total_bound,
 )

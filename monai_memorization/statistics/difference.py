@@ -12,7 +12,8 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv
 
-from monai_memorization.statistics.rates import false_alarm_rates, mean_alpha_attained
+from monai_memorization.statistics.false_alarms import false_alarm_rates
+from monai_memorization.statistics.rates import mean_alpha_attained
 from monai_memorization.statistics.strata import Stratum
 
 # Equally likely pairs that stand for the false-alarm rate and the first flagged share.

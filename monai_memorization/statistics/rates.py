@@ -9,15 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import brentq
-from scipy.special import betainc, betaincinv
+from scipy.special import betainc
 from torch import Tensor
 
-from monai_memorization.statistics.conformal import alpha_attained, false_alarm_rate_ci, false_alarm_shapes
+from monai_memorization.statistics.conformal import alpha_attained
+from monai_memorization.statistics.false_alarms import false_alarm_rates
 from monai_memorization.statistics.paper_protocol import share_drawn
 from monai_memorization.statistics.strata import Stratum
-
-# Equally likely values that stand for a distribution of false-alarm rates; pairing those of several labels needs more.
-N_RATES, N_RATES_BY_LABEL = 500, 10_000
 
 
 def copy_rate(n_copies: int, n_synthetic: int, attained: float) -> float:
@@ -50,11 +48,11 @@ def copy_rate_interval(
     """Interval of the copy rate over both sources of error, the validation patients and the synthetic images.
 
     The 2.5 and 97.5 percentile of (f - A) / (1 - A), floored at 0, where A is the false-alarm rate of this validation
-    set, Beta as in `false_alarm_shapes`, and f the flagged share: for x flagged images Beta(x, n_S - x + 1)
+    set, distributed as in `false_alarm_quantiles`, and f the flagged share: for x flagged images Beta(x, n_S - x + 1)
     for the lower end and Beta(x + 1, n_S - x) for the upper (Clopper and Pearson 1934), 0 and 1 where x is 0 and n_S.
     With one image per patient the lower end is then above 0 exactly where a beta-binomial count of at least x has a
-    probability of less than 2.5 %. With several the interval holds the ends for each of the shapes, since how alike a
-    patient's images are is not known. Without draws: P((f - A) / (1 - A) <= c) is the mean over A of
+    probability of less than 2.5 %. With several the interval holds the ends for each of the distributions, since how
+    alike a patient's images are is not known. Without draws: P((f - A) / (1 - A) <= c) is the mean over A of
     P(f <= c + (1 - c) A).
 
     It takes the place of the percentile bootstrap of design section 3.2, in which every draw reuses the same few
@@ -95,29 +93,6 @@ def mean_alpha_attained(alpha: float, strata: Sequence[Stratum]) -> float:
     return sum(len(s.synthetic) * alpha_attained(alpha, s.n_patients, len(s.validation)) for s in strata) / max(
         1, total
     )
-
-
-def false_alarm_rate_interval(
-    alpha: float, strata: Sequence[Stratum], seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """`false_alarm_rate_ci`; with p-values within label that of the weighted sum of one Beta per label.
-
-    The labels' rates are independent but for those of labels that share patients; see `false_alarm_rates`.
-
-    Args:
-        alpha: level of the candidates.
-        strata: those that give the candidates.
-        seed: of the pairing of labels; unused with one stratum.
-        level: probability of the interval.
-
-    Returns:
-        Low and high end.
-    """
-    if len(strata) == 1:
-        return false_alarm_rate_ci(alpha, strata[0].n_patients, len(strata[0].validation), level)
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = false_alarm_rates(alpha, strata, seed).quantile(ends, dim=1)
-    return float(low.min()), float(high.max())
 
 
 def n_mem_total_bound(abundance: Tensor, expected_false: float, n_training: int) -> float | None:
@@ -163,34 +138,3 @@ def accumulation_curve(match: Tensor, flagged: Tensor, n_points: int = 50) -> tu
     drawn = torch.linspace(0, n_total, min(n_points, n_total + 1)).round().long()
     abundance = match[flagged].unique(return_counts=True)[1]
     return drawn, torch.stack([share_drawn(abundance, n_total, int(m)).sum() for m in drawn])
-
-
-def false_alarm_rates(alpha: float, strata: Sequence[Stratum], seed: int, n_rates: int | None = None) -> Tensor:
-    """Equally likely values of the false-alarm rate, for each distribution that it may have (`false_alarm_shapes`).
-
-    They are each stratum's quantiles, paired at random with the others'. With one image per patient there is one
-    distribution, else there are three: a patient's images are alike, independent, or wholly alike. Strata that share
-    patients are paired in the same order: a patient who is typical in one is likely to be so in the others, and where
-    all rates are high together the rate of the set varies most.
-
-    Args:
-        alpha: level of the candidates.
-        strata: those that give the candidates.
-        seed: of the pairing; strata of the same labels are paired alike by the same seed.
-        n_rates: how many values; 500, or 10,000 with several strata, where left out.
-
-    Returns:
-        Rates in [0, 1], float64 (distributions, n_rates).
-    """
-    generator, total = torch.Generator().manual_seed(seed), sum(len(s.synthetic) for s in strata)
-    n_rates = n_rates or (N_RATES if len(strata) == 1 else N_RATES_BY_LABEL)
-    levels = (torch.arange(n_rates, dtype=torch.float64) + 0.5) / n_rates
-    n_distributions = 1 if all(len(s.validation) == s.n_patients for s in strata) else 3
-    rates, common = torch.zeros(n_distributions, n_rates, dtype=torch.float64), torch.arange(n_rates)
-    for stratum in strata:
-        shapes = false_alarm_shapes(alpha, stratum.n_patients, len(stratum.validation))
-        order = common if stratum.shares_patients else torch.randperm(n_rates, generator=generator)
-        if shapes is not None:
-            quantiles = [torch.from_numpy(betaincinv(*shape, levels.numpy())) for shape in shapes[:n_distributions]]
-            rates += len(stratum.synthetic) / total * torch.stack(quantiles)[:, order]
-    return rates

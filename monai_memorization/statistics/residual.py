@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from monai_memorization.statistics.rates import copy_rate_at_power, false_alarm_rates, mean_alpha_attained
+from monai_memorization.statistics.false_alarms import false_alarm_rates
+from monai_memorization.statistics.rates import copy_rate_at_power, mean_alpha_attained
 from monai_memorization.statistics.strata import Stratum
 
 N_DRAWS = 4_000

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from monai_memorization.errors import InputError
 from monai_memorization.statistics.conformal import copy_candidates, p_values
 from monai_memorization.statistics.discoveries import benjamini_hochberg
 
+# pairs of a number of images and the number of patients with so many, the first ascending
+ImagesPerPatient = tuple[tuple[int, int], ...]
+
 
 @dataclass(frozen=True)
 class Stratum:
@@ -23,15 +27,20 @@ class Stratum:
         label: None where labels are not used.
         validation: positions of its validation images, int64 (n_V',).
         synthetic: positions of its synthetic images, int64 (n_S',).
-        n_patients: P, patients among its validation images.
+        images_per_patient: of its validation images.
         shares_patients: whether a patient of its validation images has one in another stratum too.
     """
 
     label: str | None
     validation: Tensor
     synthetic: Tensor
-    n_patients: int
+    images_per_patient: ImagesPerPatient
     shares_patients: bool = False
+
+    @property
+    def n_patients(self) -> int:
+        """P, the number of patients among its validation images."""
+        return sum(n for _, n in self.images_per_patient)
 
 
 def recorded_strata(records: Sequence[Mapping[str, Any]]) -> tuple[Stratum, ...]:
@@ -41,11 +50,24 @@ def recorded_strata(records: Sequence[Mapping[str, Any]]) -> tuple[Stratum, ...]
             s["label"],
             torch.arange(s["n_images"]),
             torch.arange(s["n_synthetic"]),
-            s["n_patients"],
+            _recorded_images_per_patient(s),
             s.get("shares_patients", False),
         )
         for s in records
     )
+
+
+def _recorded_images_per_patient(record: Mapping[str, Any]) -> ImagesPerPatient:
+    """Return what a report records; older ones do not, where patients count as having as equally many as can be."""
+    if "images_per_patient" in record:
+        return tuple((int(n_images), int(n_patients)) for n_images, n_patients in record["images_per_patient"])
+    each, more = divmod(record["n_images"], record["n_patients"])
+    return ((each, record["n_patients"] - more), *(((each + 1, more),) if more else ()))
+
+
+def count_images_per_patient(patients: Iterable[str]) -> ImagesPerPatient:
+    """Count how many patients have how many images, from the patient of each image."""
+    return tuple(sorted(Counter(Counter(patients).values()).items()))
 
 
 @dataclass(frozen=True)
@@ -89,7 +111,7 @@ def stratify(
         )
     if validation_labels is None or synthetic_labels is None:
         everything = torch.arange(len(validation_patients)), torch.arange(n_synthetic)
-        return (Stratum(None, *everything, len(set(validation_patients))),)
+        return (Stratum(None, *everything, count_images_per_patient(validation_patients)),)
     strata, labels = [], sorted(set(synthetic_labels))
     labelled = list(zip(validation_patients, validation_labels, strict=True))
     patients = {label: {patient for patient, other in labelled if other == label} for label in labels}
@@ -102,7 +124,8 @@ def stratify(
                 "add validation images of that label, or leave the label column out"
             )
         shares = any(patients[label] & patients[other] for other in labels if other != label)
-        strata.append(Stratum(label, torch.tensor(validation), torch.tensor(synthetic), len(patients[label]), shares))
+        sizes = count_images_per_patient(validation_patients[i] for i in validation)
+        strata.append(Stratum(label, torch.tensor(validation), torch.tensor(synthetic), sizes, shares))
     return tuple(strata)
 
 
