@@ -171,7 +171,7 @@ def _describe(stratum: Stratum, level: float) -> dict[str, Any]:
         "label": stratum.label,
         "n_images": len(stratum.validation),
         "n_patients": stratum.n_patients,
-        "images_per_patient": stratum.images_per_patient,
+        "images_per_patient": [list(pair) for pair in stratum.images_per_patient],
         "n_synthetic": len(stratum.synthetic),
         "shares_patients": stratum.shares_patients,
         "threshold": level if level != float("inf") else None,

@@ -64,6 +64,25 @@ def test_same_yardstick_gives_an_interval_of_the_difference():
     assert warnings(copies_found(), improved()) == []
 
 
+@pytest.mark.parametrize("older", [0, 1])
+def test_what_an_older_report_does_not_tell_of_the_patients_is_taken_from_the_other(older):
+    reports = [copies_found(), improved()]
+    for report in reports:
+        labels = report["calibrated"]["strata"][0] | {"n_images": 300, "n_patients": 110, "shares_patients": True}
+        labels["images_per_patient"] = [[1, 100], [20, 10]]
+        report["calibrated"]["strata"] = [labels | {"label": label} for label in ("ill", "well")]
+    told = copy_rate_change(*reports)
+    for stratum in reports[older]["calibrated"]["strata"]:
+        del stratum["images_per_patient"], stratum["shares_patients"]
+    assert told is not None
+    assert copy_rate_change(*reports) == told
+    for report in reports:
+        for stratum in report["calibrated"]["strata"]:
+            stratum.pop("images_per_patient", None)
+    even = copy_rate_change(*reports)
+    assert told[0] < even[0] < even[1] < told[1]
+
+
 def test_difference_that_chance_explains_is_not_called_one():
     after = improved(0.5)
     after["calibrated"]["n_copies"] = copies_found()["calibrated"]["n_copies"] + 5

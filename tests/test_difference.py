@@ -76,10 +76,11 @@ def test_interval_holds_however_alike_the_images_of_a_patient_are():
     assert copy_rate_difference_ci(before, after, ALPHA) == pytest.approx(expected, abs=0.004)
 
 
-def test_audits_of_which_one_does_not_say_which_labels_share_patients_are_paired_alike():
+def test_other_validation_patients_are_refused():
     both = within_labels(60, 100, 300)
-    told = replace(both, strata=[replace(stratum, shares_patients=True) for stratum in both.strata])
-    assert copy_rate_difference_ci(both, told, ALPHA) == copy_rate_difference_ci(told, told, ALPHA)
+    other = replace(both, strata=[replace(s, images_per_patient=((1, 58), (2, 1))) for s in both.strata])
+    with pytest.raises(ValueError, match="not common"):
+        copy_rate_difference_ci(both, other, ALPHA)
 
 
 def test_more_copies_are_a_rise_and_fewer_a_fall():

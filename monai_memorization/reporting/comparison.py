@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from monai_memorization.reporting.formats import NO_BREAK, count, percent, plain, points_interval, say, words
 from monai_memorization.reporting.quantities import QUANTITIES, Entry, Report
@@ -37,9 +38,9 @@ class Row:
 def same_threshold(before: Report, after: Report) -> bool:
     """Whether both audits had the same training and validation images, encoder and alpha, and so the same threshold."""
     role = calibration_role(before)
+    told = ("label", "n_images", "n_patients", "images_per_patient")
     strata = [
-        [(s["label"], s["n_images"], s["n_patients"]) for s in report["calibrated"]["strata"]]
-        for report in (before, after)
+        [[s.get(key) for key in told] for s in _strata(*reports)] for reports in ((before, after), (after, before))
     ]
     return (
         all(_same_images(before, after, role) for role in ("training", role))
@@ -60,7 +61,7 @@ def copy_rate_change(before: Report, after: Report) -> tuple[float, float] | Non
         return None
     if _were_filtered(before, after):
         return None
-    first, second = _flagged(before), _flagged(after)
+    first, second = _flagged(before, after), _flagged(after, before)
     if first is None or second is None:
         return None
     return copy_rate_difference_ci(first, second, before["calibrated"]["alpha"])
@@ -230,9 +231,15 @@ def _were_filtered(*reports: Report) -> bool:
     return any(given.get("filtered") for given in settings)
 
 
-def _flagged(report: Report) -> FlaggedSet | None:
+def _strata(report: Report, other: Report) -> list[dict[str, Any]]:
+    """Return the strata of a report; what an older one does not tell is taken from the other, of the same images."""
+    others = {s["label"]: s for s in other["calibrated"]["strata"]}
+    return [others.get(s["label"], {}) | s for s in report["calibrated"]["strata"]]
+
+
+def _flagged(report: Report, other: Report) -> FlaggedSet | None:
     n_copies = report["calibrated"]["n_copies"]
-    strata = recorded_strata(report["calibrated"]["strata"])
+    strata = recorded_strata(_strata(report, other))
     return None if n_copies is None else FlaggedSet(n_copies, report["sets"]["synthetic"]["n_images"], strata)
 
 

@@ -81,7 +81,7 @@ def uneven_patients(n: int | None, equal: float | None) -> Reason | None:
     return Reason(
         f"A few of the {count(n)} validation patients have most of the images, which say no more than those of about "
         f"{count(round(equal))} patients with equally many would. The intervals take that into account and are wide; "
-        "p-values and expected numbers do not, and somewhat more honest images may be flagged than they say.",
+        "p-values and expected numbers do not: more honest images may be flagged than they say.",
         "Keep a few images of each validation patient, chosen at random, and audit again.",
     )
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from scipy.special import betainc, betaincinv
 
 from monai_memorization.statistics.false_alarms import false_alarm_rates
 from monai_memorization.statistics.rates import mean_alpha_attained
-from monai_memorization.statistics.strata import Stratum
+from monai_memorization.statistics.strata import ImagesPerPatient, Stratum
 
 # Equally likely pairs that stand for the false-alarm rate and the first flagged share.
 N_PAIRS = 2000
@@ -64,9 +64,6 @@ def copy_rate_difference_ci(
     """
     if [_validation(s) for s in before.strata] != [_validation(s) for s in after.strata]:
         raise ValueError("before and after: other labels or validation images, so the false-alarm rate is not common")
-    # older reports do not say which labels share patients, and the rates of both have to be paired alike
-    shared = {s.label for audit in (before, after) for s in audit.strata if s.shares_patients}
-    before, after = (_with_shared(audit, shared) for audit in (before, after))
     if not all(audit.n_synthetic and mean_alpha_attained(alpha, audit.strata) for audit in (before, after)):
         return None
     order = torch.randperm(N_PAIRS, generator=torch.Generator().manual_seed(seed + 1)).numpy()
@@ -91,12 +88,8 @@ def copy_rate_difference_ci(
     return max(-1.0, low), min(1.0, max(end(rates, (1 + level) / 2, upper=True) for rates in possible))
 
 
-def _with_shared(audit: FlaggedSet, labels: Collection[str | None]) -> FlaggedSet:
-    return replace(audit, strata=[replace(s, shares_patients=s.label in labels) for s in audit.strata])
-
-
-def _validation(stratum: Stratum) -> tuple[str | None, int, int]:
-    return stratum.label, len(stratum.validation), stratum.n_patients
+def _validation(stratum: Stratum) -> tuple[str | None, ImagesPerPatient, bool]:
+    return stratum.label, stratum.images_per_patient, stratum.shares_patients
 
 
 def _shape(audit: FlaggedSet, upper: bool) -> tuple[int, int]:

@@ -50,7 +50,7 @@ def residual_interval(
 ) -> tuple[float, float]:
     """Interval of the share of copies among the images that were left, over four sources of error.
 
-    Drawn together: the false-alarm rate A of this validation set, Beta as in `copy_rate_interval`; the flagged share F
+    Drawn together: the false-alarm rate A of this validation set, as in `copy_rate_interval`; the flagged share F
     of the generator, Beta(x + 1/2, n - x + 1/2) (Jeffreys); the recall R, Beta(k + 1/2, m - k + 1/2) for k of m planted
     training images found; and the number of copies among the n_left images, binomial with (1 - R) pi / (1 - F).
     m counts training images, not planted copies: copies of one image are found or overlooked together, and a share
