@@ -12,7 +12,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import torch
 from made_up_images import smooth_images, write_csv, write_folder
+from monai.networks.schedulers import DDIMScheduler
+from torch import Tensor, nn
 
 from monai_memorization.cli import main, parser
 from monai_memorization.images.sets import read_image_set
@@ -175,3 +178,29 @@ def test_python_of_the_guide_to_the_audit_runs(newcomer, capsys):
     exec(re.sub(r"^    ", "", code, flags=re.M), {})
 
     assert "'status'" in capsys.readouterr().out
+
+
+def test_python_for_models_of_classes_draws_each_as_often_as_in_training():
+    text = (DOCS / "add_the_check.md").read_text(encoding="utf-8")
+    (code,) = re.findall(
+        r"^    from monai.+\n    from monai_memorization.+\n(?:(?:    .*)?\n)+?    sampler .*\n", text, re.M
+    )
+    asked = []
+
+    class Network(nn.Module):
+        def forward(self, images: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
+            asked.append(int(class_labels))
+            return images * 0 + class_labels
+
+    training_labels, scheduler = torch.tensor([0, 2, 2, 2]), DDIMScheduler(100)
+    given = {"torch": torch, "device": "cpu", "network": Network(), "scheduler": scheduler}
+    given["training_labels"] = training_labels
+    exec(re.sub(r"^    ", "", code, flags=re.M), given)
+
+    alone, together = (torch.cat([given["sampler"](seeds) for seeds in parts]) for parts in ([[0], [1]], [[0, 1]]))
+    assert torch.equal(alone, together)
+    assert alone.shape == (2, 1, 64, 64)
+    asked.clear()
+    given["sampler"](range(60))
+    assert set(asked) == {0, 2}
+    assert asked.count(2) / len(asked) == pytest.approx(0.75, abs=0.17)  # three standard errors of 60 seeds
