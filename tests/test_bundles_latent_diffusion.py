@@ -166,6 +166,15 @@ def test_reconstructions_are_those_of_the_autoencoder_under_the_names_of_the_ima
         torch.testing.assert_close(reconstructed[f"train_{index:03}"], expected, atol=1.01 / 255, rtol=0)
 
 
+@pytest.mark.parametrize(("name", "title"), [("inference", "draw batches"), ("reconstruct", "reconstruct batches")])
+def test_bar_shows_itself_on_a_terminal_only(bundle, models, tmp_path, monkeypatch, capsys, name, title):
+    settings = {"inference": {"n_images": 4}, "reconstruct": {"validation": bundle.training_folder}}[name]
+    for on_terminal in (False, True):
+        monkeypatch.setattr("sys.stderr.isatty", lambda on_terminal=on_terminal: on_terminal)
+        bundle.run(name, model_dir=models, output_dir=tmp_path / str(on_terminal), **settings)
+        assert (title in capsys.readouterr().err) is on_terminal
+
+
 def test_sampling_goes_on_where_it_was_stopped(bundle, models, tmp_path):
     draw = partial(bundle.run, "inference", model_dir=models, output_dir=tmp_path, n_images=7)
     draw()
