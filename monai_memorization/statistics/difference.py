@@ -7,19 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv
 
-from monai_memorization.statistics.false_alarms import false_alarm_rates
+from monai_memorization.statistics.false_alarms import Array, false_alarm_rates
 from monai_memorization.statistics.rates import mean_alpha_attained
 from monai_memorization.statistics.strata import ImagesPerPatient, Stratum
 
 # Equally likely pairs that stand for the false-alarm rate and the first flagged share.
 N_PAIRS = 2000
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from monai_memorization.statistics.false_alarms import false_alarm_rates
+from monai_memorization.statistics.false_alarms import Array, false_alarm_rates
 from monai_memorization.statistics.rates import copy_rate_at_power, mean_alpha_attained
 from monai_memorization.statistics.strata import Stratum
 
 N_DRAWS = 4_000
 
 Planted = tuple[float, int]
-Array = npt.NDArray[np.float64]
 
 
 def residual_rate(n_flagged: int, n_drawn: int, attained: float, recall: float | None) -> float | None:
