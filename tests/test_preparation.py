@@ -206,6 +206,17 @@ def test_colour_picture_in_a_nifti_file_is_a_picture(tmp_path):
     assert torch.equal(read_image(tmp_path / "colour.nii.gz"), colours)
 
 
+@pytest.mark.parametrize("fields", ["RGB", "RGBA"])
+def test_colours_stored_as_one_value_in_nifti_are_three_channels(fields, tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (len(fields), 6, 7, 8), dtype=np.uint8)
+    volume = np.empty(colours.shape[1:], dtype=[(name, np.uint8) for name in fields])
+    for name, values in zip(fields, colours, strict=True):
+        volume[name] = values
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "colour.nii.gz")
+
+    assert torch.equal(read_image(tmp_path / "colour.nii.gz"), torch.from_numpy(colours[:3]).float())
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".nii.gz"])
 def test_complex_values_are_refused_not_cut_down_to_their_real_part(suffix, tmp_path):
     array, path = np.random.default_rng(0).random((6, 7, 8)).astype(np.complex64), tmp_path / f"complex{suffix}"

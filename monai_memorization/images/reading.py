@@ -106,7 +106,11 @@ def _read_nifti(path: Path) -> tuple[Array, Spacing | None]:
     _refuse_complex(stored.get_data_dtype())
     volume = nibabel.as_closest_canonical(stored)
     _refuse_series(path, volume.shape, math.prod(volume.shape[3:]))
-    array = np.asarray(volume.dataobj, dtype=np.float32)
+    if volume.get_data_dtype().names:  # RGB24: a voxel is one value of three or four fields
+        values = np.asarray(volume.dataobj)
+        array = np.stack([values[name] for name in "RGB"], axis=-1)
+    else:
+        array = np.asarray(volume.dataobj, dtype=np.float32)
     array = array.reshape(*(*array.shape, 1, 1)[:3], -1)  # (X, Y, Z, C)
     if 1 in array.shape[:3]:  # one slice, whichever way it lies
         return array.squeeze(array.shape.index(1)).T, None  # rows and columns, as pictures are stored
