@@ -17,7 +17,7 @@ from monai_memorization.ranks import current_ranks
 
 BATCH_SIZE = 64
 # an excess of one of many windows says less than one of the whole image
-REGIONAL_WEIGHT = 0.5
+REGIONAL_WEIGHT = 0.6
 
 
 class Scores(NamedTuple):
