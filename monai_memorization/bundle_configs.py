@@ -31,8 +31,12 @@ def read_training_config(folder: Path, name: str | None = None) -> tuple[list[st
         name: of the file of the training, configs/ before it or not; None for one of the usual names.
 
     Raises:
-        InputError: if it is not there, or does not parse.
+        InputError: if it is not there, lies elsewhere, or does not parse.
     """
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder.parent}: is no folder; give the folder of a bundle, which holds configs")
+    if name and Path(name).parent not in (Path(), Path("configs")) and Path(name).resolve().parent != folder.resolve():
+        raise InputError(f"config: {name} does not lie in {folder}; give a file of this folder by its name")
     names = [Path(name).name] if name else [f"{stem}{suffix}" for stem in TRAINING_CONFIGS for suffix in SUFFIXES]
     main = next((folder / name for name in names if (folder / name).is_file()), None)
     if main is None:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.networks.schedulers import Scheduler
+from monai.handlers import CheckpointSaver
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -123,8 +124,7 @@ class MemorizationHandler:
         batch_size: images drawn at a time.
         copy_rate_limit: stop the training at the first check whose copy_rate is above it. With 100 images in each of 30
             checks chance alone stops a tenth of the trainings at 0.1, up to a half at 0.05. The metric
-            ``last_epoch_within_limit`` is then kept too, 0 before any: it grows with each check that is passed, so
-            MONAI's CheckpointSaver with ``save_key_metric`` on it keeps the last model within the limit.
+            ``last_epoch_within_limit`` is then kept too, 0 before any; :class:`WithinLimitSaver` goes by it.
         encoder: weights of an encoder trained on the training set; None trains one at the start of the run.
         monitoring_share: share of the validation patients used, in (0, 1].
         alpha: level of the copy candidates.
@@ -135,8 +135,8 @@ class MemorizationHandler:
 
     Raises:
         InputError: if a number is out of its range or no images are given; at the start of the run if the images are
-            bad or too few, or reach beyond the sampler's value_range; at a check if the sampler returns no images, or
-            runs a network of the engine in training mode.
+            bad or too few, not the same on every rank, or reach beyond the sampler's value_range; at a check if the
+            sampler returns no images, or runs a network of the engine in training mode.
     """
 
     def __init__(
@@ -195,10 +195,17 @@ class MemorizationHandler:
     def start(self, engine: Engine) -> None:
         """Obtain the encoder and embed the real images."""
         self._ranks = all_ranks()
+        for role, source in self.sources.items():
+            if len(set(self._ranks.gather(_hash_listed(source)))) > 1:
+                raise InputError(
+                    f"{role}: each process was given other images, as where a data set is divided among processes, and "
+                    "copies of the others' would go unseen; give all processes the whole set"
+                )
         device = _device(self.device, engine)
         with undisturbed(_networks(engine, self.sampler)):
-            encoder = self._embed_real_images(device) if self._ranks.rank == 0 else None
-            self._encoder = self._ranks.share(encoder).to(device)
+            known = self._embed_real_images(device) if self._ranks.rank == 0 else (None, None)
+            encoder, self._sides = self._ranks.share(known)
+            self._encoder = encoder.to(device)
         if self.copy_rate_limit is not None:
             engine.state.metrics["last_epoch_within_limit"] = 0
 
@@ -229,12 +236,16 @@ class MemorizationHandler:
                 )
                 engine.terminate()
 
-    def _embed_real_images(self, device: torch.device) -> ContrastiveEncoder:
+    def _embed_real_images(self, device: torch.device) -> tuple[ContrastiveEncoder, tuple[int, ...] | None]:
+        """Return the encoder, and the sides of all training images where they are known and the same."""
         check_writable(self.output_dir)
         sets = {role: _listed(source, self.output_dir, role, self.image_key) for role, source in self.sources.items()}
         check_disjoint(sets["training"], sets["validation"])
-        if not isinstance(self.sources["training"], str | Path):
+        sides = None
+        if not isinstance(self.sources["training"], str | Path):  # then they are as the generator sees them
             _check_value_range(sets["training"], self.sampler, self.clip)
+            shapes = {np.load(path, mmap_mode="r", allow_pickle=False).shape for path in sets["training"].paths}
+            sides = shapes.pop()[1:] if len(shapes) == 1 else None
         monitored = choose_monitored(sets["validation"], self.monitoring_share, self.seed, self.output_dir)
         if monitored.n_patients < self.n_patients_needed:
             raise InputError(
@@ -249,7 +260,7 @@ class MemorizationHandler:
         refuse_identical(leaks, self.output_dir / "leaks.csv")
         self._training, self._validation = training, validation
         self._validation_score = score_embedded(validation, training)[0]
-        return encoder
+        return encoder, sides
 
     def _draw_and_embed(self, seeds: Sequence[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """Return, batch by batch, the embeddings of the images of these seeds, (B, D), and their fine structure."""
@@ -259,8 +270,40 @@ class MemorizationHandler:
             with torch.no_grad():
                 images = self.sampler(batch)
             prepared = prepare_drawn(images, batch, self._encoder.preparation)
+            if self._sides not in (None, (drawn_sides := tuple(images.shape[2:]))):
+                logger.warning(
+                    "sampler: returned images of %s, but what the generator is trained on is %s: copies may go unseen",
+                    *("x".join(map(str, sides)) for sides in (drawn_sides, self._sides or ())),
+                )
+                self._sides = None  # said once
             drawn.append((embed_batch(self._encoder, prepared, device), fine_structure(prepared).half()))
         return drawn
+
+
+class WithinLimitSaver(CheckpointSaver):
+    """Keep the last model that passed a check of a MemorizationHandler with a ``copy_rate_limit``, and no other.
+
+    MONAI's own saver with this key metric would save the first model that is checked, within the limit or not.
+
+    Args:
+        save_dir: folder to save to.
+        save_dict: what to save, as of ``CheckpointSaver``.
+        filename: of the checkpoint; that of an earlier run stays until a check is passed.
+    """
+
+    def __init__(self, save_dir: str, save_dict: dict[str, Any], filename: str = "model_within_limit.pt") -> None:
+        super().__init__(
+            save_dir,
+            save_dict,
+            save_key_metric=True,
+            key_metric_name="last_epoch_within_limit",
+            key_metric_filename=filename,
+        )
+
+    def metrics_completed(self, engine: Engine) -> None:
+        """Save, if a check was passed since the last time."""
+        if engine.state.metrics.get("last_epoch_within_limit", 0) > 0:
+            super().metrics_completed(engine)
 
 
 def _listed(source: Source, folder: Path, role: str, image_key: str) -> ImageSet:
@@ -268,6 +311,24 @@ def _listed(source: Source, folder: Path, role: str, image_key: str) -> ImageSet
     if isinstance(source, str | Path):
         return read_image_set(source, role)
     return read_image_set(export_images(source, folder / role, role, image_key), role)
+
+
+def _hash_listed(source: Source) -> str:
+    """Hash what a source lists, as far as it can be told without reading images."""
+    if isinstance(source, str | Path):
+        return str(source)
+    listed = getattr(source, "data", None)
+    if not isinstance(listed, Sequence):
+        return str(len(source))  # type: ignore[arg-type]
+    told = [
+        [str(v) for v in item.values() if isinstance(v, str | Path | int)]
+        if isinstance(item, Mapping)
+        else str(item)
+        if isinstance(item, str | Path)
+        else None
+        for item in listed
+    ]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def _check_value_range(images: ImageSet, sampler: Sampler, clip: Sequence[float] | None) -> None:
@@ -298,8 +359,8 @@ def _check_value_range(images: ImageSet, sampler: Sampler, clip: Sequence[float]
 def _networks(*holders: object) -> list[nn.Module]:
     """Return the networks among the attributes of an engine or a sampler."""
     values = [value for holder in holders for value in vars(holder).values()]
-    # a noise schedule is a Module to MONAI but has no mode, and RFlowScheduler does not set up what makes a Module
-    return [value for value in values if isinstance(value, nn.Module) and not isinstance(value, Scheduler)]
+    # some of MONAI's schedules and inferers are Modules that do not set up what makes a Module
+    return [value for value in values if isinstance(value, nn.Module) and "_modules" in vars(value)]
 
 
 @contextmanager

@@ -68,7 +68,8 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
         What was found.
 
     Raises:
-        InputError: if the bundle has no training config, it does not parse, or is of no known family.
+        InputError: if the bundle has no training config, it does not parse, or is of no known family, or if ``output``
+            is there already with other content.
     """
     output = Path(output)
     if output.suffix not in (".yaml", ".yml"):
@@ -87,8 +88,7 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     found.missing.insert(0, "memorization_validation: give images of patients that the generator is not trained on")
     # the command has to be given in the bundle's folder
     run_id, shown = _run_id(config, where), path_seen_from(Path(bundle_dir), output)
-    write_text(output, _header(found, shown, run_id) + yaml.safe_dump(content, sort_keys=False, width=120))
-    found.files.append(output)
+    texts = {output: _header(found, shown, run_id) + yaml.safe_dump(content, sort_keys=False, width=120)}
     overrides = _multi_gpu(folder)
     key = f"{where}#train_handlers"
     for name, handlers in [(name, given[key]) for name, given in overrides.items() if key in given][-1:]:
@@ -97,11 +97,15 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
         text = (
             f"# The handler on every rank, in front of those that {name} keeps:\n"
             "#   torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run "
-            f'{run_id}--config_file "[{_quoted(names)}]"\n'
-            "#       --memorization_validation IMAGES\n"
+            f'{run_id}--config_file "[{_quoted(names)}]" --memorization_validation IMAGES\n'
         )
-        write_text(second, text + yaml.safe_dump(_handlers_override(handlers, where), sort_keys=False, width=120))
-        found.files.append(second)
+        texts[second] = text + yaml.safe_dump(_handlers_override(handlers, where), sort_keys=False, width=120)
+    for path, text in texts.items():
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise InputError(f"output: {path} is there already and holds something else; remove it, or name another")
+    for path, text in texts.items():
+        write_text(path, text)
+    found.files.extend(texts)
     return found
 
 
@@ -219,12 +223,9 @@ def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], f
                 **MESSAGES,
             },
             {
-                "_target_": "monai.handlers.CheckpointSaver",
+                "_target_": "monai_memorization.handlers.WithinLimitSaver",
                 "save_dir": folder,
                 "save_dict": {"model": sampler.get("network", sampler.get("diffusion"))},
-                "save_key_metric": True,
-                "key_metric_name": "last_epoch_within_limit",
-                "key_metric_filename": "model_within_limit.pt",
             },
         ],
     }
@@ -288,12 +289,13 @@ def _value_range(config: dict[str, Any], steps: list[Any], key: str) -> list[Any
 
 
 def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
-    """Return the override that puts our handlers before those of the bundle."""
+    """Return the override that puts our handlers beside those of the bundle."""
     key = f"{where}#train_handlers"
     if handlers is None or handlers == "$None":
         return {key: "@memorization#handlers"}
     if isinstance(handlers, list):  # written down where they are used: nothing to refer to
-        return {key: ["@memorization#handlers#0", "@memorization#handlers#1", *handlers]}
+        # behind them, so that references to them by their numbers hold
+        return {key: [*handlers, "@memorization#handlers#0", "@memorization#handlers#1"]}
     expression = str(handlers).lstrip("$").strip()
     # one that chooses or joins binds less tightly than +
     return {key: f"$@memorization#handlers + {expression if _binds(expression) else f'({expression})'}"}
@@ -328,8 +330,7 @@ def _header(found: Injection, output: str, run_id: str) -> str:
     files = _quoted([*(f"configs/{name}" for name in found.configs), output])
     lines = [
         f"Watches the training of this bundle ({found.family}) for copies of training images. In the bundle's folder:",
-        f'  python -m monai.bundle run {run_id}--config_file "[{files}]"',
-        "      --memorization_validation IMAGES",
+        f'  python -m monai.bundle run {run_id}--config_file "[{files}]" --memorization_validation IMAGES',
         "It has to be the last file. Above copy_rate_limit the training stops; 1 never stops it.",
         "With the run id memorization_images nothing is trained: the images are written as the generator sees them.",
         *(f"MISSING: {line}" for line in found.missing),

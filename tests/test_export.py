@@ -16,6 +16,7 @@ from monai.transforms import (
     EnsureTyped,
     Lambdad,
     LoadImaged,
+    OneOf,
     Orientationd,
     RandFlipd,
     RandSpatialCropd,
@@ -114,6 +115,16 @@ def test_random_transforms_are_left_out_and_not_touched():
     assert fixed_transforms(flip).transforms == ()
     with pytest.raises(InputError, match=r"transforms: RandSpatialCropd cuts at random .*; give a fixed crop"):
         fixed_transforms(training)
+
+
+def test_a_kind_of_compose_is_opened_and_a_choice_of_crops_is_one():
+    class Preparing(Compose):
+        pass
+
+    scale, flip = ScaleIntensityd("image"), RandFlipd("image", prob=0.5)
+    assert [type(step) for step in fixed_transforms(Preparing([scale, flip])).transforms] == [ScaleIntensityd]
+    with pytest.raises(InputError, match=r"transforms: OneOf cuts at random"):
+        fixed_transforms(Compose([scale, OneOf([RandSpatialCropd("image", (4, 4)), flip])]))
 
 
 def test_item_that_the_transforms_do_not_take_is_named(tmp_path):

@@ -17,17 +17,25 @@ from made_up_images import smooth_images, write_csv, write_folder, write_image
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointSaver, EarlyStopHandler, StatsHandler, TensorBoardStatsHandler
+from monai.inferers import VQVAETransformerInferer
 from monai.networks.schedulers import DDIMScheduler, RFlowScheduler
 from monai.networks.utils import eval_mode
 from monai.transforms import RandGaussianNoised
 from small_generators import small_diffusion
 from torch import Tensor, nn
+from two_processes import torchrun
 
 from monai_memorization.auditing import audit
 from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.errors import InputError
 from monai_memorization.generation.sampling import FunctionSampler, GeneratorSampler, PixelDiffusionSampler
-from monai_memorization.handlers import FIRST_SEED, EncoderTrainingHandler, MemorizationHandler
+from monai_memorization.handlers import (
+    FIRST_SEED,
+    EncoderTrainingHandler,
+    MemorizationHandler,
+    WithinLimitSaver,
+    _networks,
+)
 
 METRICS = {"n_copies", "copy_rate", "n_mem", "mem_rate", "paper_n_copies", "paper_n_mem", "tau"}
 N = 40
@@ -318,13 +326,7 @@ def test_training_stops_at_the_limit_and_the_last_model_within_it_is_kept(handle
     network = small_network()
     weights: list[Tensor] = []
     ours = handler(PlantingSampler(0.0, 0.05, 0.5, 0.0), copy_rate_limit=0.25, interval=2)
-    saver = CheckpointSaver(
-        str(tmp_path / "models"),
-        {"network": network},
-        save_key_metric=True,
-        key_metric_name="last_epoch_within_limit",
-        key_metric_filename="model.pt",
-    )
+    saver = WithinLimitSaver(str(tmp_path / "models"), {"network": network}, "model.pt")
     engine = trainer(network, [saver, ours], max_epochs=9)
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: weights.append(network[0].weight.detach().clone()))
     engine.run()
@@ -333,6 +335,61 @@ def test_training_stops_at_the_limit_and_the_last_model_within_it_is_kept(handle
     assert engine.state.epoch == 4
     assert engine.state.metrics["last_epoch_within_limit"] == 2
     assert torch.equal(torch.load(tmp_path / "models" / "model.pt", weights_only=True)["0.weight"], weights[1])
+
+
+@pytest.mark.parametrize("limit", [0.25, None])
+def test_no_model_is_kept_before_a_check_was_passed(handler, tmp_path, limit):
+    network = small_network()
+    saver = WithinLimitSaver(str(tmp_path / "models"), {"network": network})
+    engine = trainer(network, [handler(PlantingSampler(0.5), copy_rate_limit=limit), saver], max_epochs=2)
+    engine.run()
+    assert engine.state.epoch == (2 if limit is None else 1)
+    assert not list((tmp_path / "models").glob("*"))
+
+
+def test_images_of_another_size_than_those_of_the_training_are_told_once(handler, caplog):
+    items = Dataset([{"image": image[None]} for image in smooth_images(40, seed=1)])
+    smaller = PlantingSampler(0.5)
+    smaller.training = smaller.training[..., ::2]
+    for sampler, told in ((smaller, 1), (PlantingSampler(0.5), 0)):
+        caplog.clear()
+        quiet(handler(sampler, training=items, batch_size=10))
+        lines = [record.getMessage() for record in caplog.records if "copies may go unseen" in record.getMessage()]
+        assert len(lines) == told
+
+
+def test_an_inferer_that_is_a_module_by_name_only_is_not_in_the_way(handler):
+    class Holder:
+        def __init__(self) -> None:
+            self.network, self.inferer = small_network(), VQVAETransformerInferer()
+
+    holder = Holder()
+    assert isinstance(holder.inferer, nn.Module)
+    assert _networks(holder) == [holder.network]
+    engine = trainer(holder.network, [handler(PlantingSampler(0.5))], max_epochs=1)
+    engine.unused = holder.inferer
+    engine.run()
+    assert engine.state.metrics["n_copies"] > 0
+
+
+def test_processes_that_were_given_parts_of_the_training_set_are_refused(tmp_path):
+    script = tmp_path / "divided.py"
+    script.write_text(
+        "import torch.distributed as dist\n"
+        "from ignite.engine import Engine\n"
+        "from monai.data import Dataset, partition_dataset\n"
+        "from monai_memorization.handlers import MemorizationHandler\n"
+        "dist.init_process_group('gloo')\n"
+        "files = [{'image': f'{i}.nii.gz'} for i in range(10)]\n"
+        "part = partition_dataset(files, num_partitions=2, even_divisible=True)[dist.get_rank()]\n"
+        "engine = Engine(lambda engine, batch: None)\n"
+        "MemorizationHandler(Dataset(part), Dataset(files), print, 'watch').attach(engine)\n"
+        "engine.run([0])\n"
+    )
+    result = torchrun(script, folder=tmp_path)
+    assert result.returncode != 0
+    assert "training: each process was given other images" in result.stderr
+    assert not (tmp_path / "watch").exists()
 
 
 @pytest.mark.filterwarnings("ignore:'(min|cumulative)_delta' is deprecated:DeprecationWarning")  # as MONAI calls Ignite

@@ -142,10 +142,11 @@ def test_bundle_of_no_known_family_is_refused_with_a_way_out(tmp_path, config, m
 
 
 def test_folder_without_training_config_is_named(tmp_path):
-    with pytest.raises(
-        InputError, match=r"nowhere/configs: no training config; looked for train_diffusion, train with"
-    ):
+    with pytest.raises(InputError, match=r"nowhere: is no folder; give the folder of a bundle"):
         inject(tmp_path / "nowhere", tmp_path / "out.yaml")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty/configs: no training config; looked for train_diffusion, train with"):
+        inject(tmp_path / "empty", tmp_path / "out.yaml")
 
 
 @pytest.mark.parametrize(
@@ -180,11 +181,11 @@ def test_our_own_bundle_has_a_fragment_already(tmp_path):
         ("$@handlers or []", "$@memorization#handlers + (@handlers or [])"),
         (
             [{"_target_": "StatsHandler"}],
-            ["@memorization#handlers#0", "@memorization#handlers#1", {"_target_": "StatsHandler"}],
+            [{"_target_": "StatsHandler"}, "@memorization#handlers#0", "@memorization#handlers#1"],
         ),
     ],
 )
-def test_handlers_of_the_bundle_come_after_ours(tmp_path, handlers, expected):
+def test_handlers_of_the_bundle_stay_beside_ours(tmp_path, handlers, expected):
     trainer = {"_target_": "GanTrainer", "g_network": "@g", "train_handlers": handlers} | LOADER
     found = inject(written(tmp_path, train={"trainer": trainer, "device": "cpu"}), tmp_path / "out.yaml")
     assert yaml.safe_load(found.files[0].read_text())["trainer#train_handlers"] == expected
@@ -211,7 +212,7 @@ def test_what_could_not_be_found_is_said_in_the_report_and_in_the_file(tmp_path)
     assert yaml.safe_load(text)["memorization"]["handlers"][0]["image_key"] == "scan"
 
     del config["data"]
-    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    found = inject(written(tmp_path, train=config), tmp_path / "other.yaml")
     assert any(line.startswith("memorization#training, memorization#transforms: give") for line in found.missing)
 
 
@@ -257,6 +258,20 @@ def test_config_of_another_name_is_taken_where_it_is_named(tmp_path):
     for name in ("train_stage2.json", "configs/train_stage2.json"):
         (file,) = inject(bundle, tmp_path / "out.yaml", name).files
         assert "['configs/train_stage2.json','../out.yaml']" in file.read_text()
+    with pytest.raises(InputError, match=r"config: .*elsewhere/train_stage2.json does not lie in .*configs; give"):
+        inject(bundle, tmp_path / "out.yaml", str(tmp_path / "elsewhere" / "train_stage2.json"))
+
+
+def test_a_file_that_is_there_is_not_lost(tmp_path):
+    bundle = written(tmp_path, train={"device": "cpu", "trainer": {"_target_": "GanTrainer"} | LOADER})
+    (file,) = inject(bundle, tmp_path / "out.yaml").files
+    text = file.read_text()
+    assert inject(bundle, file).files == [file]  # the same again
+    for edited in (file, bundle / "configs" / "train.yaml"):
+        edited.write_text(f"{text}copy_rate_limit: 0.2\n")
+        with pytest.raises(InputError, match=rf"output: .*{edited.name} is there already and holds something else"):
+            inject(bundle, edited)
+        assert edited.read_text() == f"{text}copy_rate_limit: 0.2\n"
 
 
 def test_command_names_the_fragment_as_it_is_called_in_the_folder_of_the_bundle(tmp_path):
@@ -295,8 +310,8 @@ def test_conditions_are_asked_for_where_the_model_takes_them(tmp_path):
     prepare = {"_target_": "DiffusionPrepareBatch", "condition_name": "label"}
     by_network = conditional({"_target_": "LoadImaged", "keys": "scan"}, with_conditioning=True)
     by_batch = config | {"trainer": config["trainer"] | {"prepare_batch": prepare}}
-    for content, asked in ((config, 0), (by_network, 1), (by_batch, 1)):
-        found = inject(written(tmp_path, train=content), tmp_path / "out.yaml")
+    for number, (content, asked) in enumerate(((config, 0), (by_network, 1), (by_batch, 1))):
+        found = inject(written(tmp_path, train=content), tmp_path / f"out{number}.yaml")
         assert sum(line.startswith("memorization#sampler#conditions: give") for line in found.missing) == asked
 
 

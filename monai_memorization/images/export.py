@@ -15,13 +15,15 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, Randomizable
+from monai.transforms import Compose, MapTransform, OneOf, Randomizable, RandomOrder, SomeOf
 from torch.utils.data import Dataset
 
 from monai_memorization.errors import InputError, some
 from monai_memorization.files import write_bytes, write_text
 from monai_memorization.images.reading import MAX_CHANNELS
 
+# in the names of random transforms that leave a part of an image
+CUTTING = ("Crop", "Patch")
 logger = logging.getLogger(__name__)
 
 
@@ -96,7 +98,7 @@ def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
     for step in _steps(transform):
         if not isinstance(step, Randomizable):
             steps.append(_allowing_missing_keys(step))
-        elif "Crop" in type(step).__name__:
+        elif any(word in type(part).__name__ for part in (step, *getattr(step, "transforms", ())) for word in CUTTING):
             if crop is None:
                 raise InputError(
                     f"transforms: {type(step).__name__} cuts at random what the generator is trained on; give a fixed "
@@ -108,7 +110,7 @@ def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
 
 def _steps(transform: Any) -> list[Any]:
     """List the transforms within transforms; MONAI's flatten() would give the random ones new random states."""
-    if type(transform) is Compose:
+    if isinstance(transform, Compose) and not isinstance(transform, OneOf | RandomOrder | SomeOf):  # those choose
         return [step for part in transform.transforms for step in _steps(part)]
     return [transform]
 

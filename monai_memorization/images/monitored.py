@@ -54,7 +54,7 @@ def leave_out_monitored(sets: dict[str, ImageSet], monitoring: str | Path) -> di
     if unknown:
         raise InputError(
             f"monitoring: {len(unknown)} images of {monitoring} are not in the validation set, such as {unknown[0]}; "
-            "give the validation set that the training was given"
+            "give the validation set of the handler: validation.csv beside that file, where it was given a data set"
         )
     pairs = zip(validation.image_ids, validation.patient_ids, strict=True)
     patients = {patient for name, patient in pairs if name in names}
