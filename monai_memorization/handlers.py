@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.handlers import CheckpointSaver
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from monai_memorization.detector.embeddings import embed, embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder
@@ -34,21 +31,19 @@ from monai_memorization.generation.sampling import (
     Sampler,
 )
 from monai_memorization.images.division import check_disjoint
-from monai_memorization.images.export import export_images
 from monai_memorization.images.monitored import choose_monitored
-from monai_memorization.images.sets import ImageSet, read_image_set
+from monai_memorization.images.sets import ImageSet
+from monai_memorization.images.sources import Source, hash_source, list_source
 from monai_memorization.monitoring import measure_monitored
 from monai_memorization.ranks import all_ranks
 from monai_memorization.reporting.report import write_leaks
 from monai_memorization.statistics.conformal import n_patients_needed
-from monai_memorization.undisturbed import undisturbed
+from monai_memorization.undisturbed import networks_of, refusing_training_mode, undisturbed
 
 logger = logging.getLogger(__name__)
 
 # an audit of the finished model starts at seed 0: images that steered the training must not be drawn again for it
 FIRST_SEED = 1_000_000
-
-Source = str | Path | Dataset[Any]
 
 
 class EncoderTrainingHandler:
@@ -90,10 +85,10 @@ class EncoderTrainingHandler:
     def __call__(self, engine: Engine) -> None:
         """Obtain the encoder; the random state is left as it was."""
         ranks = all_ranks()
-        with undisturbed(_networks(engine)):
+        with undisturbed(networks_of(engine)):
             if ranks.rank == 0:
                 check_writable(self.output_dir)
-                images = _listed(self.training, self.output_dir, "training", self.image_key)
+                images = list_source(self.training, self.output_dir, "training", self.image_key)
                 device = _device(self.device, engine)
                 obtain_encoder(None, images, self.output_dir / "encoder", self.seed, device, clip=self.clip)
             ranks.share(None)
@@ -196,13 +191,13 @@ class MemorizationHandler:
         """Obtain the encoder and embed the real images."""
         self._ranks = all_ranks()
         for role, source in self.sources.items():
-            if len(set(self._ranks.gather(_hash_listed(source)))) > 1:
+            if len(set(self._ranks.gather(hash_source(source)))) > 1:
                 raise InputError(
                     f"{role}: each process was given other images, as where a data set is divided among processes, and "
                     "copies of the others' would go unseen; give all processes the whole set"
                 )
         device = _device(self.device, engine)
-        with undisturbed(_networks(engine, self.sampler)):
+        with undisturbed(networks_of(engine, self.sampler)):
             known = self._embed_real_images(device) if self._ranks.rank == 0 else (None, None)
             encoder, self._sides = self._ranks.share(known)
             self._encoder = encoder.to(device)
@@ -214,8 +209,8 @@ class MemorizationHandler:
         epoch = engine.state.epoch
         if epoch > 1 and epoch % self.interval:
             return
-        ranks, metrics, networks = self._ranks, None, _networks(engine, self.sampler)
-        with undisturbed(networks), _refusing_training_mode(networks):
+        ranks, metrics, networks = self._ranks, None, networks_of(engine, self.sampler)
+        with undisturbed(networks), refusing_training_mode(networks):
             seeds = range(FIRST_SEED, FIRST_SEED + self.n_images)[ranks.rank :: ranks.n]
             drawn = ranks.gather(self._draw_and_embed(seeds, _device(self.device, engine)))
             if ranks.rank == 0:
@@ -224,6 +219,9 @@ class MemorizationHandler:
                 metrics = measure_monitored(*real, vectors, structure, alpha=self.alpha, seed=self.seed)
             metrics = ranks.share(metrics)
         engine.state.metrics.update(metrics)
+        if ranks.rank == 0:
+            counts = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            logger.info("epoch %d: %d images drawn; %s", epoch, self.n_images, counts)
         if self.copy_rate_limit is not None:
             if metrics["copy_rate"] <= self.copy_rate_limit:
                 engine.state.metrics["last_epoch_within_limit"] = epoch
@@ -239,7 +237,9 @@ class MemorizationHandler:
     def _embed_real_images(self, device: torch.device) -> tuple[ContrastiveEncoder, tuple[int, ...] | None]:
         """Return the encoder, and the sides of all training images where they are known and the same."""
         check_writable(self.output_dir)
-        sets = {role: _listed(source, self.output_dir, role, self.image_key) for role, source in self.sources.items()}
+        sets = {
+            role: list_source(source, self.output_dir, role, self.image_key) for role, source in self.sources.items()
+        }
         check_disjoint(sets["training"], sets["validation"])
         sides = None
         if not isinstance(self.sources["training"], str | Path):  # then they are as the generator sees them
@@ -306,31 +306,6 @@ class WithinLimitSaver(CheckpointSaver):
             super().metrics_completed(engine)
 
 
-def _listed(source: Source, folder: Path, role: str, image_key: str) -> ImageSet:
-    """List the images of a source; those of a data set are written first."""
-    if isinstance(source, str | Path):
-        return read_image_set(source, role)
-    return read_image_set(export_images(source, folder / role, role, image_key), role)
-
-
-def _hash_listed(source: Source) -> str:
-    """Hash what a source lists, as far as it can be told without reading images."""
-    if isinstance(source, str | Path):
-        return str(source)
-    listed = getattr(source, "data", None)
-    if not isinstance(listed, Sequence):
-        return str(len(source))  # type: ignore[arg-type]
-    told = [
-        [str(v) for v in item.values() if isinstance(v, str | Path | int)]
-        if isinstance(item, Mapping)
-        else str(item)
-        if isinstance(item, str | Path)
-        else None
-        for item in listed
-    ]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
-
-
 def _check_value_range(images: ImageSet, sampler: Sampler, clip: Sequence[float] | None) -> None:
     """Refuse a sampler that would cut off what the generator draws: copies without their dark half are none.
 
@@ -354,32 +329,6 @@ def _check_value_range(images: ImageSet, sampler: Sampler, clip: Sequence[float]
             f"sampler: its value_range is [{low:g}, {high:g}], and what is drawn is cut off there, but the training "
             f"images reach from about {ends[0]:.3g} to {ends[1]:.3g}; give what they are scaled to as value_range"
         )
-
-
-def _networks(*holders: object) -> list[nn.Module]:
-    """Return the networks among the attributes of an engine or a sampler."""
-    values = [value for holder in holders for value in vars(holder).values()]
-    # some of MONAI's schedules and inferers are Modules that do not set up what makes a Module
-    return [value for value in values if isinstance(value, nn.Module) and "_modules" in vars(value)]
-
-
-@contextmanager
-def _refusing_training_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Refuse a sampler that runs one of the networks in training mode: its batch normalization then counts a batch."""
-    before = _batches_counted(networks)
-    try:
-        yield
-    finally:  # also where torch stops over a batch of one, after it was counted
-        if _batches_counted(networks) != before:
-            raise InputError(
-                "sampler: ran a network of the training in training mode, which changes the statistics of its batch "
-                "normalization and mixes the images of a batch; let it draw within monai.networks.utils.eval_mode"
-            )
-
-
-def _batches_counted(networks: Sequence[nn.Module]) -> list[int]:
-    buffers = chain.from_iterable(network.named_buffers() for network in networks)
-    return [int(value) for name, value in buffers if name.endswith("num_batches_tracked")]
 
 
 def _device(given: str | torch.device | None, engine: Engine) -> torch.device:

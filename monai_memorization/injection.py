@@ -85,6 +85,11 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     content["memorization"] = _memorization(config, where, sampler, found)
     content["memorization_images"] = _images_run(content["memorization"])
     content |= _handlers_override(find(config, where).get("train_handlers"), where)
+    if _averages(config, find(config, where).get("train_handlers")):
+        found.missing.append(
+            "averaged weights: the bundle has an EMAHandler, but the weights in training are checked and kept; to "
+            "check those, give its ema_model as network of the sampler and in save_dict of the saver"
+        )
     found.missing.insert(0, "memorization_validation: give images of patients that the generator is not trained on")
     # the command has to be given in the bundle's folder
     run_id, shown = _run_id(config, where), path_seen_from(Path(bundle_dir), output)
@@ -301,6 +306,14 @@ def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
     return {key: f"$@memorization#handlers + {expression if _binds(expression) else f'({expression})'}"}
 
 
+def _averages(config: dict[str, Any], handlers: Any) -> bool:
+    """Return whether one of the handlers keeps averaged weights, as far as they are written down."""
+    handlers = follow(config, handlers)
+    if isinstance(handlers, str):
+        handlers = [step for name in REFERENCE.findall(handlers) for step in follow_list(config, f"@{name}")]
+    return any(class_name(follow(config, handler)) == "EMAHandler" for handler in handlers or [])
+
+
 def _binds(expression: str) -> bool:
     """Return whether an expression is one term or a sum, so that what is added before it changes nothing in it."""
     try:
@@ -331,7 +344,7 @@ def _header(found: Injection, output: str, run_id: str) -> str:
     lines = [
         f"Watches the training of this bundle ({found.family}) for copies of training images. In the bundle's folder:",
         f'  python -m monai.bundle run {run_id}--config_file "[{files}]" --memorization_validation IMAGES',
-        "It has to be the last file. Above copy_rate_limit the training stops; 1 never stops it.",
+        "It has to come after the files of the bundle. Above copy_rate_limit the training stops; 1 never stops it.",
         "With the run id memorization_images nothing is trained: the images are written as the generator sees them.",
         *(f"MISSING: {line}" for line in found.missing),
     ]

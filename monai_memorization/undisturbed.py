@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import nn
+
+from monai_memorization.errors import InputError
 
 
 @contextmanager
@@ -30,3 +33,29 @@ def undisturbed(networks: Iterable[nn.Module] = ()) -> Iterator[None]:
         np.random.set_state(legacy_numpy)
         for part, training in modes:
             part.training = training
+
+
+def networks_of(*holders: object) -> list[nn.Module]:
+    """Return the networks among the attributes of an engine or a sampler."""
+    values = [value for holder in holders for value in vars(holder).values()]
+    # some of MONAI's schedules and inferers are Modules that do not set up what makes a Module
+    return [value for value in values if isinstance(value, nn.Module) and "_modules" in vars(value)]
+
+
+@contextmanager
+def refusing_training_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Refuse a sampler that runs one of the networks in training mode: its batch normalization then counts a batch."""
+    before = _batches_counted(networks)
+    try:
+        yield
+    finally:  # also where torch stops over a batch of one, after it was counted
+        if _batches_counted(networks) != before:
+            raise InputError(
+                "sampler: ran a network of the training in training mode, which changes the statistics of its batch "
+                "normalization and mixes the images of a batch; let it draw within monai.networks.utils.eval_mode"
+            )
+
+
+def _batches_counted(networks: Sequence[nn.Module]) -> list[int]:
+    buffers = chain.from_iterable(network.named_buffers() for network in networks)
+    return [int(value) for name, value in buffers if name.endswith("num_batches_tracked")]

@@ -34,8 +34,8 @@ from monai_memorization.handlers import (
     EncoderTrainingHandler,
     MemorizationHandler,
     WithinLimitSaver,
-    _networks,
 )
+from monai_memorization.undisturbed import networks_of
 
 METRICS = {"n_copies", "copy_rate", "n_mem", "mem_rate", "paper_n_copies", "paper_n_mem", "tau"}
 N = 40
@@ -322,7 +322,8 @@ def test_handlers_of_monai_see_the_counts_of_the_same_epoch(handler, tmp_path, c
     assert {f"network_key_metric={rate:.4f}.pt" for rate in rates} == names
 
 
-def test_training_stops_at_the_limit_and_the_last_model_within_it_is_kept(handler, tmp_path):
+def test_training_stops_at_the_limit_and_the_last_model_within_it_is_kept(handler, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     network = small_network()
     weights: list[Tensor] = []
     ours = handler(PlantingSampler(0.0, 0.05, 0.5, 0.0), copy_rate_limit=0.25, interval=2)
@@ -331,6 +332,9 @@ def test_training_stops_at_the_limit_and_the_last_model_within_it_is_kept(handle
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: weights.append(network[0].weight.detach().clone()))
     engine.run()
 
+    told = [record.getMessage() for record in caplog.records if "images drawn" in record.getMessage()]
+    assert [line.split(", n_mem")[0] for line in told[:1]] == [f"epoch 1: {N} images drawn; n_copies 0, copy_rate 0"]
+    assert [line[:8] for line in told] == ["epoch 1:", "epoch 2:", "epoch 4:"]
     # checks at 1, 2 and 4; the weights of epoch 3, which nobody checked, are not taken
     assert engine.state.epoch == 4
     assert engine.state.metrics["last_epoch_within_limit"] == 2
@@ -365,7 +369,7 @@ def test_an_inferer_that_is_a_module_by_name_only_is_not_in_the_way(handler):
 
     holder = Holder()
     assert isinstance(holder.inferer, nn.Module)
-    assert _networks(holder) == [holder.network]
+    assert networks_of(holder) == [holder.network]
     engine = trainer(holder.network, [handler(PlantingSampler(0.5))], max_epochs=1)
     engine.unused = holder.inferer
     engine.run()

@@ -262,6 +262,15 @@ def test_config_of_another_name_is_taken_where_it_is_named(tmp_path):
         inject(bundle, tmp_path / "out.yaml", str(tmp_path / "elsewhere" / "train_stage2.json"))
 
 
+@pytest.mark.parametrize("handlers", ["@handlers", "$@handlers[:1]", [{"_target_": "StatsHandler"}, "@ema"], [], None])
+def test_averaged_weights_are_told(tmp_path, handlers):
+    ema = {"_target_": "ignite.handlers.EMAHandler", "model": "@g"}
+    trainer = {"_target_": "GanTrainer", "g_network": "@g", "train_handlers": handlers} | LOADER
+    config = {"device": "cpu", "ema": ema, "handlers": ["@ema", {"_target_": "StatsHandler"}], "trainer": trainer}
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    assert sum("EMAHandler" in line for line in found.missing) == bool(handlers)
+
+
 def test_a_file_that_is_there_is_not_lost(tmp_path):
     bundle = written(tmp_path, train={"device": "cpu", "trainer": {"_target_": "GanTrainer"} | LOADER})
     (file,) = inject(bundle, tmp_path / "out.yaml").files
