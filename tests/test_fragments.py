@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import monai.bundle
@@ -95,3 +99,26 @@ def test_limit_of_one_only_watches(training_folder, validation_folder, autoencod
 
     assert (tmp_path / "diffusion_iteration=12.pt").is_file()
     assert same(tmp_path / "model_within_limit.pt", tmp_path / "model.pt")
+
+
+def test_audit_of_a_foreign_draw_looks_its_images_up_before_it_draws(tmp_path):
+    config = {
+        "imports": ["$import torch"],
+        "bundle_root": str(tmp_path),
+        "device": "cpu",
+        "latent_size": 4,
+        "ckpt_path": str(tmp_path / "weights.pt"),
+        "network": {"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 4},
+    }
+    (tmp_path / "inference.json").write_text(json.dumps(config))
+    files = ["inference.json", str(BUNDLES / "memorization_audit" / "configs" / "fragments" / "audit_gan.yaml")]
+    words = ["run", "inferring", "--config_file", str(files), "--logging_file", "False"]
+
+    result = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", *words], capture_output=True, text=True, cwd=tmp_path, timeout=100
+    )
+
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(r"monai-memorization: training: \S+memorization/training.csv .*", last), result.stderr[-2000:]
+    assert not (tmp_path / "memorization").exists()
