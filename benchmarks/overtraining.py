@@ -34,7 +34,6 @@ from ignite.engine import Engine
 from ignite.handlers import EMAHandler
 from matplotlib.figure import Figure
 from monai.engines import DiffusionPrepareBatch, SupervisedTrainer, Trainer
-from monai.handlers import CheckpointSaver
 from monai.inferers import DiffusionInferer
 from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDPMScheduler, Scheduler
@@ -51,7 +50,7 @@ from monai_memorization.detector.encoder_training import train_encoder
 from monai_memorization.files import write_text
 from monai_memorization.generation.latents import encode
 from monai_memorization.generation.sampling import GeneratorSampler, PixelDiffusionSampler, Sampler
-from monai_memorization.handlers import MemorizationHandler
+from monai_memorization.handlers import MemorizationHandler, WithinLimitSaver
 from monai_memorization.images.export import export_images
 from monai_memorization.images.preparation import choose_preparation
 from monai_memorization.images.prepared import prepared_images, read_prepared
@@ -268,8 +267,7 @@ def watched(
         **given,
     )
     handler.attach(trainer)
-    key = {"save_key_metric": True, "key_metric_name": "last_epoch_within_limit", "key_metric_filename": KEPT}
-    CheckpointSaver(str(folder), {"model": network}, **key).attach(trainer)
+    WithinLimitSaver(str(folder), {"model": network}, KEPT).attach(trainer)
     trainer.run()
     return CurveHandler.rows
 

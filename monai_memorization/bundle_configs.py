@@ -35,7 +35,7 @@ def read_training_config(folder: Path, name: str | None = None) -> tuple[list[st
     """
     if not folder.parent.is_dir():
         raise InputError(f"{folder.parent}: is no folder; give the folder of a bundle, which holds configs")
-    if name and Path(name).parent not in (Path(), Path("configs")) and Path(name).resolve().parent != folder.resolve():
+    if name and Path(name).parent not in (Path(), Path("configs")) and Path(name).parent.resolve() != folder.resolve():
         raise InputError(f"config: {name} does not lie in {folder}; give a file of this folder by its name")
     names = [Path(name).name] if name else [f"{stem}{suffix}" for stem in TRAINING_CONFIGS for suffix in SUFFIXES]
     main = next((folder / name for name in names if (folder / name).is_file()), None)

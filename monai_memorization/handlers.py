@@ -33,7 +33,7 @@ from monai_memorization.generation.sampling import (
 from monai_memorization.images.division import check_disjoint
 from monai_memorization.images.monitored import choose_monitored
 from monai_memorization.images.sets import ImageSet
-from monai_memorization.images.sources import Source, hash_source, list_source
+from monai_memorization.images.sources import Source, list_source, refuse_divided
 from monai_memorization.monitoring import measure_monitored
 from monai_memorization.ranks import all_ranks
 from monai_memorization.reporting.report import write_leaks
@@ -85,6 +85,7 @@ class EncoderTrainingHandler:
     def __call__(self, engine: Engine) -> None:
         """Obtain the encoder; the random state is left as it was."""
         ranks = all_ranks()
+        refuse_divided(self.training, "training", ranks)
         with undisturbed(networks_of(engine)):
             if ranks.rank == 0:
                 check_writable(self.output_dir)
@@ -191,11 +192,7 @@ class MemorizationHandler:
         """Obtain the encoder and embed the real images."""
         self._ranks = all_ranks()
         for role, source in self.sources.items():
-            if len(set(self._ranks.gather(hash_source(source)))) > 1:
-                raise InputError(
-                    f"{role}: each process was given other images, as where a data set is divided among processes, and "
-                    "copies of the others' would go unseen; give all processes the whole set"
-                )
+            refuse_divided(source, role, self._ranks)
         device = _device(self.device, engine)
         with undisturbed(networks_of(engine, self.sampler)):
             known = self._embed_real_images(device) if self._ranks.rank == 0 else (None, None)
@@ -270,12 +267,13 @@ class MemorizationHandler:
             with torch.no_grad():
                 images = self.sampler(batch)
             prepared = prepare_drawn(images, batch, self._encoder.preparation)
-            if self._sides not in (None, (drawn_sides := tuple(images.shape[2:]))):
+            sides = tuple(images.shape[2:])
+            if self._sides is not None and sides != self._sides:
                 logger.warning(
                     "sampler: returned images of %s, but what the generator is trained on is %s: copies may go unseen",
-                    *("x".join(map(str, sides)) for sides in (drawn_sides, self._sides or ())),
+                    *("x".join(map(str, found)) for found in (sides, self._sides)),
                 )
-                self._sides = None  # said once
+                self._sides = None  # each rank says it once
             drawn.append((embed_batch(self._encoder, prepared, device), fine_structure(prepared).half()))
         return drawn
 
@@ -288,7 +286,7 @@ class WithinLimitSaver(CheckpointSaver):
     Args:
         save_dir: folder to save to.
         save_dict: what to save, as of ``CheckpointSaver``.
-        filename: of the checkpoint; that of an earlier run stays until a check is passed.
+        filename: of the checkpoint; that of an earlier run stays until a check of this one is passed.
     """
 
     def __init__(self, save_dir: str, save_dict: dict[str, Any], filename: str = "model_within_limit.pt") -> None:
@@ -299,6 +297,12 @@ class WithinLimitSaver(CheckpointSaver):
             key_metric_name="last_epoch_within_limit",
             key_metric_filename=filename,
         )
+
+    def attach(self, engine: Engine) -> None:
+        """Attach as MONAI's saver, and forget at the start of a run what was saved in an earlier one."""
+        super().attach(engine)
+        if self._key_metric_checkpoint is not None:
+            engine.add_event_handler(Events.STARTED, self._key_metric_checkpoint.reset)
 
     def metrics_completed(self, engine: Engine) -> None:
         """Save, if a check was passed since the last time."""

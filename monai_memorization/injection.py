@@ -29,6 +29,7 @@ from monai_memorization.bundle_configs import (
 )
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
+from monai_memorization.images.export import CUTTING
 from monai_memorization.images.sets import path_seen_from
 
 FRAGMENTS = Path("memorization_audit", "configs", "fragments")
@@ -57,7 +58,7 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     """Look at a bundle and write the override that watches its training.
 
     Where the bundle has a multi-GPU override that changes the list of handlers, a second file, ..._multi_gpu.yaml, is
-    written beside ``output``: it puts the handler in front of those that the override keeps on each rank.
+    written beside ``output``: it puts the handler beside those that the override keeps on each rank.
 
     Args:
         bundle_dir: folder of a bundle, with its training config in ``configs``.
@@ -100,13 +101,13 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
         second = output.with_name(f"{output.stem}_multi_gpu.yaml")
         names = [*(f"configs/{name}" for name in (*names, *overrides)), shown, path_seen_from(Path(bundle_dir), second)]
         text = (
-            f"# The handler on every rank, in front of those that {name} keeps:\n"
+            f"# The handler on every rank, beside those that {name} keeps:\n"
             "#   torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run "
             f'{run_id}--config_file "[{_quoted(names)}]" --memorization_validation IMAGES\n'
         )
         texts[second] = text + yaml.safe_dump(_handlers_override(handlers, where), sort_keys=False, width=120)
     for path, text in texts.items():
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
+        if path.is_file() and path.read_bytes() != text.encode():
             raise InputError(f"output: {path} is there already and holds something else; remove it, or name another")
     for path, text in texts.items():
         write_text(path, text)
@@ -188,7 +189,8 @@ def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], f
         "_target_": "monai_memorization.images.export.fixed_transforms",
         "transform": f"${dataset}.transform",
     }
-    crops = [class_name(step) for step in steps if class_name(step).startswith("Rand") and "Crop" in class_name(step)]
+    random = [class_name(step) for step in steps if class_name(step).startswith("Rand")]
+    crops = [name for name in random if any(word in name for word in CUTTING)]
     if crops:
         fixed["crop"] = None
         found.missing.append(f"memorization#transforms#crop: give a fixed crop in the place of {', '.join(crops)}")
@@ -310,7 +312,8 @@ def _averages(config: dict[str, Any], handlers: Any) -> bool:
     """Return whether one of the handlers keeps averaged weights, as far as they are written down."""
     handlers = follow(config, handlers)
     if isinstance(handlers, str):
-        handlers = [step for name in REFERENCE.findall(handlers) for step in follow_list(config, f"@{name}")]
+        named = [follow(config, f"@{name}") for name in REFERENCE.findall(handlers)]
+        handlers = [step for found in named for step in (found if isinstance(found, list) else [found])]
     return any(class_name(follow(config, handler)) == "EMAHandler" for handler in handlers or [])
 
 

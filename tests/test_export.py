@@ -124,7 +124,7 @@ def test_a_kind_of_compose_is_opened_and_a_choice_of_crops_is_one():
     scale, flip = ScaleIntensityd("image"), RandFlipd("image", prob=0.5)
     assert [type(step) for step in fixed_transforms(Preparing([scale, flip])).transforms] == [ScaleIntensityd]
     with pytest.raises(InputError, match=r"transforms: OneOf cuts at random"):
-        fixed_transforms(Compose([scale, OneOf([RandSpatialCropd("image", (4, 4)), flip])]))
+        fixed_transforms(Compose([scale, OneOf([Compose([flip, RandSpatialCropd("image", (4, 4))]), flip])]))
 
 
 def test_item_that_the_transforms_do_not_take_is_named(tmp_path):

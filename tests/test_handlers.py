@@ -341,6 +341,16 @@ def test_training_stops_at_the_limit_and_the_last_model_within_it_is_kept(handle
     assert torch.equal(torch.load(tmp_path / "models" / "model.pt", weights_only=True)["0.weight"], weights[1])
 
 
+def test_a_second_run_keeps_its_own_model(handler, tmp_path):
+    network = small_network()
+    saver = WithinLimitSaver(str(tmp_path), {"network": network}, "model.pt")
+    engine = trainer(network, [handler(PlantingSampler(0.0), copy_rate_limit=0.25), saver], max_epochs=3)
+    for _ in range(2):
+        engine.run()
+    assert engine.state.epoch == 3
+    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["0.weight"], network[0].weight)
+
+
 @pytest.mark.parametrize("limit", [0.25, None])
 def test_no_model_is_kept_before_a_check_was_passed(handler, tmp_path, limit):
     network = small_network()

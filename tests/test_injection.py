@@ -262,7 +262,9 @@ def test_config_of_another_name_is_taken_where_it_is_named(tmp_path):
         inject(bundle, tmp_path / "out.yaml", str(tmp_path / "elsewhere" / "train_stage2.json"))
 
 
-@pytest.mark.parametrize("handlers", ["@handlers", "$@handlers[:1]", [{"_target_": "StatsHandler"}, "@ema"], [], None])
+@pytest.mark.parametrize(
+    "handlers", ["@handlers", "$@handlers[:1]", "$[@ema, None]", [{"_target_": "StatsHandler"}, "@ema"], [], None]
+)
 def test_averaged_weights_are_told(tmp_path, handlers):
     ema = {"_target_": "ignite.handlers.EMAHandler", "model": "@g"}
     trainer = {"_target_": "GanTrainer", "g_network": "@g", "train_handlers": handlers} | LOADER

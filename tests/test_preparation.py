@@ -206,15 +206,26 @@ def test_colour_picture_in_a_nifti_file_is_a_picture(tmp_path):
     assert torch.equal(read_image(tmp_path / "colour.nii.gz"), colours)
 
 
+@pytest.mark.parametrize("space", [(6, 7, 8), (6, 7), (6, 7, 1)])
 @pytest.mark.parametrize("fields", ["RGB", "RGBA"])
-def test_colours_stored_as_one_value_in_nifti_are_three_channels(fields, tmp_path):
-    colours = np.random.default_rng(0).integers(0, 256, (len(fields), 6, 7, 8), dtype=np.uint8)
+def test_colours_stored_as_one_value_in_nifti_are_three_channels(fields, space, tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (len(fields), *space), dtype=np.uint8)
     volume = np.empty(colours.shape[1:], dtype=[(name, np.uint8) for name in fields])
     for name, values in zip(fields, colours, strict=True):
         volume[name] = values
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "colour.nii.gz")
 
-    assert torch.equal(read_image(tmp_path / "colour.nii.gz"), torch.from_numpy(colours[:3]).float())
+    expected = torch.from_numpy(colours[:3]).float()
+    if space != (6, 7, 8):  # a picture, in rows and columns
+        expected = expected.reshape(3, 6, 7).mT
+    assert torch.equal(read_image(tmp_path / "colour.nii.gz"), expected)
+
+
+def test_a_series_of_coloured_volumes_is_refused(tmp_path):
+    volumes = np.zeros((6, 7, 8, 2), dtype=[(name, np.uint8) for name in "RGB"])
+    nibabel.save(nibabel.Nifti1Image(volumes, np.eye(4)), tmp_path / "series.nii.gz")
+    with pytest.raises(InputError, match=r"series.nii.gz: is 6x7x8x2, a series of volumes"):
+        read_image(tmp_path / "series.nii.gz")
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".nii.gz"])

@@ -98,7 +98,7 @@ def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
     for step in _steps(transform):
         if not isinstance(step, Randomizable):
             steps.append(_allowing_missing_keys(step))
-        elif any(word in type(part).__name__ for part in (step, *getattr(step, "transforms", ())) for word in CUTTING):
+        elif _cuts(step):
             if crop is None:
                 raise InputError(
                     f"transforms: {type(step).__name__} cuts at random what the generator is trained on; give a fixed "
@@ -113,6 +113,12 @@ def _steps(transform: Any) -> list[Any]:
     if isinstance(transform, Compose) and not isinstance(transform, OneOf | RandomOrder | SomeOf):  # those choose
         return [step for part in transform.transforms for step in _steps(part)]
     return [transform]
+
+
+def _cuts(step: Any) -> bool:
+    """Return whether a random transform, or one of those that it chooses from, leaves a part of an image."""
+    named = any(word in type(step).__name__ for word in CUTTING)
+    return named or any(_cuts(part) for part in getattr(step, "transforms", ()))
 
 
 def _allowing_missing_keys(step: Any) -> Any:

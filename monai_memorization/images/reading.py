@@ -105,13 +105,14 @@ def _read_nifti(path: Path) -> tuple[Array, Spacing | None]:
     _refuse_huge(stored.shape)
     _refuse_complex(stored.get_data_dtype())
     volume = nibabel.as_closest_canonical(stored)
-    _refuse_series(path, volume.shape, math.prod(volume.shape[3:]))
-    if volume.get_data_dtype().names:  # RGB24: a voxel is one value of three or four fields
-        values = np.asarray(volume.dataobj)
-        array = np.stack([values[name] for name in "RGB"], axis=-1)
+    coloured = volume.get_data_dtype().names is not None  # RGB24: a voxel is one value of three or four fields
+    _refuse_series(path, volume.shape, math.prod(volume.shape[3:]) * (3 if coloured else 1))
+    space = (*volume.shape, 1, 1)[:3]
+    if coloured:
+        values = np.asarray(volume.dataobj).reshape(space)
+        array = np.stack([values[name] for name in "RGB"], axis=-1).astype(np.float32)
     else:
-        array = np.asarray(volume.dataobj, dtype=np.float32)
-    array = array.reshape(*(*array.shape, 1, 1)[:3], -1)  # (X, Y, Z, C)
+        array = np.asarray(volume.dataobj, dtype=np.float32).reshape(*space, -1)  # (X, Y, Z, C)
     if 1 in array.shape[:3]:  # one slice, whichever way it lies
         return array.squeeze(array.shape.index(1)).T, None  # rows and columns, as pictures are stored
     return np.moveaxis(array, -1, 0), _voxel_size(stored, volume.affine)

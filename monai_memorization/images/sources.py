@@ -10,8 +10,10 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from monai_memorization.errors import InputError
 from monai_memorization.images.export import export_images
 from monai_memorization.images.sets import ImageSet, read_image_set
+from monai_memorization.ranks import Ranks
 
 Source = str | Path | Dataset[Any]
 
@@ -23,14 +25,27 @@ def list_source(source: Source, folder: Path, role: str, image_key: str) -> Imag
     return read_image_set(export_images(source, folder / role, role, image_key), role)
 
 
-def hash_source(source: Source) -> str:
-    """Hash what a source lists, as far as it can be told without reading images."""
+def refuse_divided(source: Source, role: str, ranks: Ranks) -> None:
+    """Refuse a data set of which each rank was given a part, as far as its list tells without reading images.
+
+    Raises:
+        InputError: on all ranks, if one lists other images than another.
+    """
+    if len(set(ranks.gather(_hash_listed(source)))) > 1:
+        raise InputError(
+            f"{role}: each process was given other images, as where a data set is divided among processes, and "
+            "copies of the others' would go unseen; give all processes the whole set"
+        )
+
+
+def _hash_listed(source: Source) -> str:
+    """Hash what a source lists, in whatever order."""
     if isinstance(source, str | Path):
         return str(source)
     listed = getattr(source, "data", None)
     if not isinstance(listed, Sequence):
         return str(len(source))  # type: ignore[arg-type]
-    return hashlib.sha256(repr(_told(listed)).encode()).hexdigest()
+    return hashlib.sha256(repr(sorted(repr(_told(item)) for item in listed)).encode()).hexdigest()
 
 
 def _told(item: Any) -> Any:
