@@ -195,7 +195,7 @@ class MemorizationHandler:
             refuse_divided(source, role, self._ranks)
         device = _device(self.device, engine)
         with undisturbed(networks_of(engine, self.sampler)):
-            known = self._embed_real_images(device) if self._ranks.rank == 0 else (None, None)
+            known = self._embed_real_images(device) if self._ranks.rank == 0 else None
             encoder, self._sides = self._ranks.share(known)
             self._encoder = encoder.to(device)
         if self.copy_rate_limit is not None:

@@ -85,8 +85,9 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     content: dict[str, Any] = {"memorization_validation": None, "copy_rate_limit": 0.1}
     content["memorization"] = _memorization(config, where, sampler, found)
     content["memorization_images"] = _images_run(content["memorization"])
-    content |= _handlers_override(find(config, where).get("train_handlers"), where)
-    if _averages(config, find(config, where).get("train_handlers")):
+    handlers = find(config, where).get("train_handlers")
+    content |= _handlers_override(handlers, where)
+    if _averages(config, handlers):
         found.missing.append(
             "averaged weights: the bundle has an EMAHandler, but the weights in training are checked and kept; to "
             "check those, give its ema_model as network of the sampler and in save_dict of the saver"
@@ -97,7 +98,7 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     texts = {output: _header(found, shown, run_id) + yaml.safe_dump(content, sort_keys=False, width=120)}
     overrides = _multi_gpu(folder)
     key = f"{where}#train_handlers"
-    for name, handlers in [(name, given[key]) for name, given in overrides.items() if key in given][-1:]:
+    for name, kept in [(name, given[key]) for name, given in overrides.items() if key in given][-1:]:
         second = output.with_name(f"{output.stem}_multi_gpu.yaml")
         names = [*(f"configs/{name}" for name in (*names, *overrides)), shown, path_seen_from(Path(bundle_dir), second)]
         text = (
@@ -105,7 +106,7 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
             "#   torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run "
             f'{run_id}--config_file "[{_quoted(names)}]" --memorization_validation IMAGES\n'
         )
-        texts[second] = text + yaml.safe_dump(_handlers_override(handlers, where), sort_keys=False, width=120)
+        texts[second] = text + yaml.safe_dump(_handlers_override(kept, where), sort_keys=False, width=120)
     for path, text in texts.items():
         if path.is_file() and path.read_bytes() != text.encode():
             raise InputError(f"output: {path} is there already and holds something else; remove it, or name another")

@@ -29,12 +29,7 @@ from monai_memorization.auditing import audit
 from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.errors import InputError
 from monai_memorization.generation.sampling import FunctionSampler, GeneratorSampler, PixelDiffusionSampler
-from monai_memorization.handlers import (
-    FIRST_SEED,
-    EncoderTrainingHandler,
-    MemorizationHandler,
-    WithinLimitSaver,
-)
+from monai_memorization.handlers import FIRST_SEED, EncoderTrainingHandler, MemorizationHandler, WithinLimitSaver
 from monai_memorization.undisturbed import networks_of
 
 METRICS = {"n_copies", "copy_rate", "n_mem", "mem_rate", "paper_n_copies", "paper_n_mem", "tau"}
@@ -342,7 +337,7 @@ def test_training_stops_at_the_limit_and_the_last_model_within_it_is_kept(handle
 
 
 def test_a_second_run_keeps_its_own_model(handler, tmp_path):
-    torch.manual_seed(0)  # by far most weights do not run off to NaN, which equals nothing
+    torch.manual_seed(0)  # weights that ran off to NaN would equal nothing
     network = small_network()
     saver = WithinLimitSaver(str(tmp_path), {"network": network}, "model.pt")
     engine = trainer(network, [handler(PlantingSampler(0.0), copy_rate_limit=0.25), saver], max_epochs=1)

@@ -110,7 +110,7 @@ def _read_nifti(path: Path) -> tuple[Array, Spacing | None]:
     space = (*volume.shape, 1, 1)[:3]
     if coloured:
         values = np.asarray(volume.dataobj).reshape(space)
-        array = np.stack([values[name] for name in "RGB"], axis=-1).astype(np.float32)
+        array = np.stack([values[name] for name in "RGB"], axis=-1)
     else:
         array = np.asarray(volume.dataobj, dtype=np.float32).reshape(*space, -1)  # (X, Y, Z, C)
     if 1 in array.shape[:3]:  # one slice, whichever way it lies
