@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What layout, precision and compilation of the networks are worth on a CPU; the package's choices rest on it.
 
-Training steps of encoder, autoencoder and diffusion model, and embedding: in float32, with channels_last, in bfloat16,
-in both, and compiled. Median CPU time of one thread, in seconds; compiling is not in it. `gpu.py` measures GPUs.
+Training steps of encoder, autoencoder and diffusion model, embedding and decoding: in float32, with channels_last, in
+bfloat16, in both, and compiled. Median CPU time of one thread, in seconds; compiling is not in it. `gpu.py` measures
+GPUs.
 
     python benchmarks/precision.py --output precision.json [--tiny]
 """
@@ -66,7 +67,7 @@ def times_of_encoder(size: tuple[int, ...], n: int) -> Case:
 
 
 def times_of_latent_diffusion(case: Case) -> Case:
-    """Times of a training step of the autoencoder, without its discriminator, and of the diffusion model."""
+    """Times of a training step of autoencoder, without its discriminator, and diffusion model, and of decoding."""
     stages = {name: parse(f"train_{name}", case) for name in ("autoencoder", "diffusion")}
     images = torch.rand(stages["autoencoder"]("autoencoder_batch_size"), 1, *stages["autoencoder"]("image_size"))
     with torch.no_grad():
@@ -80,8 +81,13 @@ def times_of_latent_diffusion(case: Case) -> Case:
         optimizer = torch.optim.AdamW(network.parameters())
         return partial(denoising_step, network, optimizer, stages["diffusion"]("scheduler"), latents)
 
+    def decoder() -> nn.Module:
+        autoencoder = parse("train_autoencoder", case)("autoencoder_def").eval()
+        return nn.Sequential(autoencoder.post_quant_conv, autoencoder.decoder)
+
     return {
         "autoencoder step": in_all_ways(lambda: parse("train_autoencoder", case)("autoencoder_def"), train_autoencoder),
+        "decoding": in_all_ways(decoder, lambda network: partial(decoded, network, latents)),
         "diffusion step": in_all_ways(lambda: parse("train_diffusion", case)("network_def"), train_diffusion),
     }
 
@@ -91,6 +97,12 @@ def reconstruction_step(network: nn.Module, optimizer: torch.optim.Optimizer, im
     optimizer.zero_grad()
     F.l1_loss(network(images)[0], images).backward()
     optimizer.step()
+
+
+@torch.no_grad()
+def decoded(network: nn.Module, latents: Tensor) -> Tensor:
+    """Return the images of latents."""
+    return torch.as_tensor(network(latents))
 
 
 def in_all_ways(new: Callable[[], nn.Module], work: Callable[[nn.Module], Callable[[], Any]]) -> dict[str, Any]:

@@ -352,15 +352,17 @@ def test_network_fits_the_metadata(bundle):
 def test_configs_agree_on_what_they_share(bundle):
     configs = {name: bundle.written(name) for name in CONFIGS}
     own = {"network_def", "network", "optimizer", "output_dir", "dataset", "inferer", "handlers", "scheduler"}
-    own |= {"autoencoder_weights", "initialize"}
+    own |= {"autoencoder_weights", "initialize", "autoencoder"}
     for key in set().union(*configs.values()) - {"_desc_", "imports", "run", "train"}:
         values = {name: content[key] for name, content in configs.items() if key in content}
         if key not in own:
             assert len({json.dumps(value) for value in values.values()}) == 1, (key, values)
     assert configs["train_diffusion"]["network_def"] == configs["inference"]["network_def"]
-    schedules = [{**configs[name]["scheduler"], "_target_": None} for name in ("train_diffusion", "inference")]
-    assert schedules[0] == schedules[1]
-    assert schedules[0]["clip_sample"] is False
+    # the solver draws, and the layout of what decodes differs
+    for key, differs in (("scheduler", "_target_"), ("autoencoder", "network")):
+        same = [{**configs[name][key], differs: None} for name in ("train_diffusion", "inference")]
+        assert same[0] == same[1], key
+    assert configs["inference"]["scheduler"]["clip_sample"] is False
 
 
 def test_configs_of_both_bundles_have_one_form():
@@ -375,7 +377,8 @@ def test_configs_of_both_bundles_have_one_form():
         assert set(pictures) <= set(volumes)
         differing = {key for key, value in pictures.items() if value != volumes[key]}
         flat = {key for key in differing if not isinstance(pictures[key], dict)}
-        assert differing - flat - {"_desc_"} <= {"train", "images", "dataset", "seeds", "postprocessing"}
+        layout = {"autoencoder", "network"}
+        assert differing - flat - {"_desc_"} <= {"train", "images", "dataset", "seeds", "postprocessing"} | layout
         trains = [{k: v for k, v in c.get("train", {}).items() if k != "images"} for c in (pictures, volumes)]
         assert trains[0] == trains[1]
 

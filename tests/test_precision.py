@@ -23,6 +23,7 @@ def test_each_part_is_timed_in_each_way(monkeypatch, tmp_path):
         "training step",
         "embedding",
         "autoencoder step",
+        "decoding",
         "diffusion step",
     }
     ways = {*precision.WAYS, "compiled"}
