@@ -65,7 +65,7 @@ SETTINGS: dict[str, Any] = {
     "n_images": 200,
     "n_checks": 20,
     "copy_rate_limit": 0.1,
-    "n_steps": 50,
+    "n_steps": 20,
     "image_size": [32, 32],
     # the baseline of the study
     "latent_diffusion": {name: STUDY[name] for name in ("bundle", "recipe", "common", "autoencoder", "diffusion")},
