@@ -15,8 +15,6 @@ import importlib
 import importlib.util
 import json
 import multiprocessing
-import os
-import platform
 import re
 import statistics
 import time
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from overhead import commit, machine
 from torch import Tensor
 
 from monai_memorization.detector.neighbors import nearest
@@ -45,9 +44,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     result: dict[str, Any] = {
-        "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "load": os.getloadavg()},
-        "versions": {name: importlib.import_module(name).__version__ for name in ("torch", "numpy", "scipy")},
-        "threads": options.threads,
+        "commit": commit(),
+        "machine": machine(),
         "rounds": options.rounds,
     }
     for n in options.sizes:

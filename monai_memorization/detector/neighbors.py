@@ -17,8 +17,10 @@ from torch import Tensor
 from monai_memorization.errors import InputError
 from monai_memorization.ranks import current_ranks
 
-QUERY_BLOCK = 2048
-REFERENCE_BLOCK = 512
+# Query and reference rows per product: on a CPU one whose result (1 MB) hardly leaves the cache of its core, on a GPU
+# one that keeps it busy for longer than it takes to start.
+_BLOCKS_CPU = 512, 512
+_BLOCKS_GPU = 4096, 8192
 # reference rows that share a maximum: fewer cost memory, more cost time where they are looked at again
 _STRIP = 128
 # query rows whose maxima are gathered before any block is looked at again: with fewer, these looks are too many
@@ -81,8 +83,8 @@ def nearest(
     reference: Tensor,
     k: int = 1,
     *,
-    query_block: int = QUERY_BLOCK,
-    reference_block: int = REFERENCE_BLOCK,
+    query_block: int | None = None,
+    reference_block: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find the k most similar reference rows of each query row; ties go to the lowest index.
 
@@ -94,8 +96,8 @@ def nearest(
         query: embeddings, (N, D).
         reference: embeddings, (M, D) with M >= k.
         k: how many neighbours.
-        query_block: query rows per product; changes speed and memory only.
-        reference_block: reference rows per product; changes speed and memory only.
+        query_block: query rows per product, None for what suits the device; changes speed and memory only.
+        reference_block: reference rows per product, likewise.
 
     Returns:
         Similarity in [-1, 1], largest first, float32 (N, k), and row in `reference`, int64 (N, k).
@@ -110,13 +112,12 @@ def nearest(
     query = query[ranks.rows(len(query))]
     similarity = torch.empty(len(query), k, dtype=torch.float32, device=query.device)
     index = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
-    strips = reference.split(min(_STRIP, reference_block))
-    gathered = max(query_block, min(_GATHERED_ROWS, _MAX_ELEMENTS // len(strips)))
+    blocks = _blocks(query, query_block, reference_block)
+    strips = reference.split(min(_STRIP, blocks[1]))
+    gathered = max(blocks[0], min(_GATHERED_ROWS, _MAX_ELEMENTS // len(strips)))
     for start in range(0, len(query), gathered):
         rows = slice(start, start + gathered)
-        similarity[rows], index[rows] = _nearest_of_rows(
-            query[rows], reference, strips, k, (query_block, reference_block)
-        )
+        similarity[rows], index[rows] = _nearest_of_rows(query[rows], reference, strips, k, blocks)
     similarity, index = ranks.gather_rows(similarity, index)
     return similarity, index
 
@@ -126,8 +127,8 @@ def count_above(
     reference: Tensor,
     threshold: float,
     *,
-    query_block: int = QUERY_BLOCK,
-    reference_block: int = REFERENCE_BLOCK,
+    query_block: int | None = None,
+    reference_block: int | None = None,
 ) -> Tensor:
     """Count, for each query row, the reference rows whose similarity lies strictly above the threshold.
 
@@ -135,8 +136,8 @@ def count_above(
         query: embeddings, (N, D).
         reference: embeddings, (M, D).
         threshold: a similarity.
-        query_block: query rows per product; changes speed and memory only.
-        reference_block: reference rows per product; changes speed and memory only.
+        query_block: query rows per product, None for what suits the device; changes speed and memory only.
+        reference_block: reference rows per product, likewise.
 
     Returns:
         Counts between 0 and M, int64 (N,).
@@ -149,6 +150,7 @@ def count_above(
     query = query[ranks.rows(len(query))]
     counts = torch.zeros(len(query), dtype=torch.int64, device=query.device)
     tolerance = _tolerance(query.shape[1])
+    query_block, reference_block = _blocks(query, query_block, reference_block)
     for start in range(0, len(query), query_block):
         rows = query[start : start + query_block]
         for block in reference.split(reference_block):
@@ -203,6 +205,12 @@ def _standardize_both(query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]
     return standardize(query, "query"), standardize(reference, "reference")
 
 
+def _blocks(vectors: Tensor, query_block: int | None, reference_block: int | None) -> tuple[int, int]:
+    """How many query and reference rows are multiplied at a time."""
+    fitting = _BLOCKS_CPU if vectors.device.type == "cpu" else _BLOCKS_GPU
+    return query_block or fitting[0], reference_block or fitting[1]
+
+
 def _n_elements(vectors: Tensor) -> int:
     """How many elements are worked on at a time."""
     return _CACHED_ELEMENTS if vectors.device.type == "cpu" else _MAX_ELEMENTS
@@ -232,16 +240,18 @@ def _strip_maxima(query: Tensor, reference: Tensor, strip: int, query_block: int
     """The largest product of each query row within each strip of reference rows, (N, number of strips)."""
     maxima = query.new_empty(len(query), -(-len(reference) // strip))
     width = reference_block // strip * strip
+    n_blocks = len(reference) // width
+    blocks = [reference[start : start + width].T for start in range(0, n_blocks * width, width)]
     # one product's memory serves all: new memory is a tenth of the time
-    memory = query.new_empty(min(query_block, len(query)) * min(width, len(reference)))
+    memory = query.new_empty(min(query_block, len(query)), width)
     for rows, of_rows in zip(query.split(query_block), maxima.split(query_block), strict=True):
-        for block, of_block in zip(reference.split(width), of_rows.split(width // strip, dim=1), strict=True):
-            product = torch.mm(rows, block.T, out=memory[: len(rows) * len(block)].view(len(rows), len(block)))
-            n_whole = len(block) // strip
-            whole = product[:, : n_whole * strip].unflatten(1, (n_whole, strip))
-            torch.amax(whole, dim=2, out=of_block[:, :n_whole])
-            if n_whole < of_block.shape[1]:
-                of_block[:, -1] = product[:, n_whole * strip :].amax(dim=1)
+        product = memory[: len(rows)]
+        by_strip = product.unflatten(1, (-1, strip))
+        for block, of_block in zip(blocks, of_rows.split(width // strip, dim=1), strict=False):
+            torch.mm(rows, block, out=product)
+            torch.amax(by_strip, dim=2, out=of_block)
+    for column in range(n_blocks * width // strip, maxima.shape[1]):  # what is left over fills no block
+        torch.amax(query @ reference[column * strip : (column + 1) * strip].T, dim=1, out=maxima[:, column])
     return maxima
 
 
