@@ -57,9 +57,11 @@ class Decision:
 
     @property
     def status(self) -> Literal["pass", "fail", "inconclusive"]:
-        """`fail` for one clause that fails, else `inconclusive` for one that is unknown, else `pass`."""
+        """`fail` for a clause that fails, else `inconclusive` for one that is unknown or if none looks, else `pass`."""
         results = {clause.result for clause in self.clauses}
-        return "fail" if "fail" in results else "inconclusive" if "unknown" in results else "pass"
+        if "fail" in results:
+            return "fail"
+        return "pass" if results in ({"pass"}, {"pass", "off"}) else "inconclusive"
 
     @property
     def decided_by(self) -> tuple[str, ...]:
@@ -69,7 +71,8 @@ class Decision:
 
     def __str__(self) -> str:
         """One line per clause; the last says the decision and what decided it."""
-        because = "every clause that was asked" if self.status == "pass" else ", ".join(self.decided_by)
+        named = ", ".join(self.decided_by) or "nothing, as no clause looks at such a report"
+        because = "every clause that was asked" if self.status == "pass" else named
         return "\n".join([*map(str, self.clauses), f"{self.status}: decided by {because}"])
 
 

@@ -161,7 +161,8 @@ def planted_that_pass(filtering: Detector, judging: Detector, seed: int, n_plant
         n_plants: training images that are copied, all of a smaller set.
 
     Returns:
-        How many pass the filter, how many of those the judge finds, and of how many training images they are.
+        How many pass the filter, how many of those the judge finds, and of how many training images they are: of as
+        many as would tell as much if of each equally many passed (Kish 1965), rounded down.
     """
     images = filtering.training.images
     labels = own_labels(images, judging.thresholds)
@@ -177,4 +178,5 @@ def planted_that_pass(filtering: Detector, judging: Detector, seed: int, n_plant
             passes, finds = (d.flags_copies(copies, copied) for d in (filtering, judging))
             passed += ~passes
             found += int((~passes & finds).sum())
-    return int(passed.sum()), found, int((passed > 0).sum())
+    n_passed = int(passed.sum())
+    return n_passed, found, n_passed**2 // max(1, int(passed.square().sum()))

@@ -245,6 +245,14 @@ def test_more_flagged_images_never_lower_the_interval(n_patients, n_synthetic, d
     assert low[1] <= high[1]
 
 
+def test_images_of_a_label_that_cannot_be_flagged_may_all_be_copies_or_none():
+    able = one_stratum(100, 100)
+    low, high = copy_rate_interval(30, 100, 0.05, able)
+    (few,) = one_stratum(15, 900)
+    both = copy_rate_interval(30, 1000, 0.05, [*able, few])
+    assert both == pytest.approx((0.1 * low, 0.1 * high + 0.9))
+
+
 @pytest.mark.parametrize(("n_copies", "n_synthetic", "n_patients"), [(40, 200, 60), (3, 30, 20), (700, 10_000, 400)])
 def test_interval_equals_sampling_from_both_distributions(n_copies, n_synthetic, n_patients):
     low, high = copy_rate_interval(n_copies, n_synthetic, 0.05, one_stratum(n_patients, n_synthetic))

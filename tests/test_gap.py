@@ -53,6 +53,13 @@ def test_images_of_one_patient_are_not_told_apart_by_knowing_the_patient():
     assert gap.ci[0] <= 0.5
 
 
+def test_few_images_that_are_all_told_apart_leave_the_area_uncertain():
+    # of 20 and 20 images all pairs are ordered right; with an area of 0.8 that would not happen
+    gap = gap_auc(embeddings(20, 4, 0), embeddings(20, 4, 1) + 20, names(20))
+    assert gap.auc == gap.ci[1] == 1
+    assert gap.ci[0] == pytest.approx(0.025 ** (1 / 20))
+
+
 @pytest.mark.parametrize(("n_patients", "n_synthetic"), [(9, 50), (50, 9), (0, 0)])
 def test_few_images_give_a_reason_instead_of_a_number(n_patients, n_synthetic):
     gap = gap_auc(embeddings(2 * n_patients, 4, 7), embeddings(n_synthetic, 4, 8), names(2 * n_patients, 2))

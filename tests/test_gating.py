@@ -130,6 +130,12 @@ def test_label_with_the_fewest_patients_counts():
     assert decision.status == "inconclusive"
 
 
+def test_a_policy_of_what_only_a_release_has_decides_nothing_of_an_audit():
+    decision = apply_policy(clean(), OFF | {"max_residual_rate": 0.1})
+    assert decision.status == "inconclusive"
+    assert "no clause looks at such a report" in str(decision)
+
+
 RESULTS = ("pass", "fail", "unknown", "off")
 
 
@@ -137,7 +143,8 @@ RESULTS = ("pass", "fail", "unknown", "off")
 def test_a_failure_outweighs_the_unknown_which_outweighs_a_pass(results):
     decision = Decision(tuple(Clause(str(i), "", "", found) for i, found in enumerate(results)))
 
-    expected = "fail" if "fail" in results else "inconclusive" if "unknown" in results else "pass"
+    looked = set(results) - {"off"}
+    expected = "fail" if "fail" in looked else "inconclusive" if "unknown" in looked or not looked else "pass"
     assert decision.status == expected
     assert {results[int(name)] for name in decision.decided_by} <= {{"inconclusive": "unknown"}.get(expected, expected)}
 

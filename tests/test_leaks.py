@@ -16,7 +16,7 @@ from made_up_images import smooth_images, write_csv, write_folder
 from monai_memorization.detector import degradations
 from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import ContrastiveEncoder
-from monai_memorization.detector.leaks import find_leaks, refuse_identical
+from monai_memorization.detector.leaks import find_leaks, refuse_identical, refuse_shared
 from monai_memorization.errors import InputError
 from monai_memorization.images.preparation import Preparation
 from monai_memorization.images.sets import ImageSet, read_image_set
@@ -159,3 +159,14 @@ def test_every_identical_validation_image_is_named_with_the_first_of_its_content
     first = {content: i for i, (content, _) in reversed(list(enumerate(training)))}
     expected = [(f"validation{i}", f"training{first[c]}") for i, (c, _) in enumerate(validation) if c in first]
     assert [(leak.image_id, leak.other_image_id) for leak in leaks if "validation" in leak.kind] == expected
+
+
+def test_synthetic_set_that_holds_a_validation_image_is_refused(tmp_path):
+    synthetic, validation = (smooth_images(N, SIZES[2], seed=seed) for seed in (1, 2))
+    drawn = embedded(synthetic, tmp_path, "synthetic")
+    refuse_shared(drawn, embedded(validation, tmp_path, "validation"))
+
+    validation[7] = synthetic[2]
+    message = r"1 of its images are in the validation set too, \S*_002\.nii\.gz as \S*_007\.nii\.gz"
+    with pytest.raises(InputError, match=message):
+        refuse_shared(drawn, embedded(validation, tmp_path / "shared", "validation"))

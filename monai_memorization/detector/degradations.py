@@ -129,9 +129,10 @@ def noise(images: Tensor, deviation: Strength, generator: torch.Generator | None
 
 
 def coarsen(images: Tensor, share: float) -> Tensor:
-    """Sample down to cells whose side is ``share`` of the shorter side, and up again."""
+    """Sample down to cells whose side is ``share`` of the shorter side, at least to one cell fewer, and up again."""
     cell = max(1.0, share * min(images.shape[2:]))
-    small = [max(2, round(side / cell)) for side in images.shape[2:]]
+    # where cells would be smaller than voxels nothing was lost
+    small = [min(side - 1, max(2, round(side / cell))) for side in images.shape[2:]]
     return _resize(F.interpolate(images, size=small, mode="area"), images.shape[2:])
 
 
@@ -147,13 +148,9 @@ def elastic(images: Tensor, share: Strength, generator: torch.Generator | None =
 
 
 def jpeg(images: Tensor, quality: float) -> Tensor:
-    """Compress as JPEG of the given ``quality`` in [1, 95], slice by slice along the third axis of a volume."""
-    flat = images.movedim(4, 1).flatten(0, 2) if images.dim() == 5 else images.flatten(0, 1)
-    pressed = torch.stack([_press(slice_, round(quality)) for slice_ in flat]).to(images)
-    if images.dim() == 4:
-        return pressed.view(images.shape)
-    n, channels, *spatial = images.shape
-    return pressed.view(n, spatial[2], channels, *spatial[:2]).movedim(1, 4)
+    """Compress pictures, (B, C, H, W), as JPEG of the given ``quality`` in [1, 95], each channel by itself."""
+    pressed = torch.stack([_press(channel, round(quality)) for channel in images.flatten(0, 1)])
+    return pressed.to(images).view(images.shape)
 
 
 def quantize(images: Tensor, levels: float) -> Tensor:
@@ -191,12 +188,16 @@ def splice(images: Tensor, others: Tensor, share: float) -> Tensor:
 def rescale(images: Tensor) -> Tensor:
     """Bring intensities to [0, 1] by each image's own percentiles, as the preparation does when it reads a file.
 
-    Percentiles are taken from about a thousand values of an image.
+    Percentiles are taken from about a thousand values of an image, of each channel of a volume.
     """
-    values = images.flatten(1)
-    step = max(1, values.shape[1] // 1024) | 1  # odd, lest it hit a few columns only where sides are powers of two
-    values = values[:, ::step].sort(dim=1).values
+    if images.dim() == 5 and images.shape[1] > 1:
+        return rescale(images.flatten(0, 1)[:, None]).view(images.shape)
+    flat = images.flatten(1)
+    step = max(1, flat.shape[1] // 1024) | 1  # odd, lest it hit a few columns only where sides are powers of two
+    values = flat[:, ::step].sort(dim=1).values
     low, high = (values[:, round(share / 100 * (values.shape[1] - 1))] for share in PERCENTILES)
+    if (thin := high <= low).any():  # a thin object on an empty background
+        low, high = torch.where(thin, flat.amin(1), low), torch.where(thin, flat.amax(1), high)
     span = (high - low).clamp_min(1e-3)
     return ((images - _spread(images, low)) / _spread(images, span)).clamp(0, 1)
 

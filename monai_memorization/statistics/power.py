@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,8 +81,8 @@ class PowerSummary:
     partial: float | None
 
 
-def _alone(degrade: Callable[..., Tensor], **fixed: Any) -> Callable[[Tensor, Tensor, float], Tensor]:
-    return lambda images, _, strength: degrade(images, strength, **fixed)
+def _alone(degrade: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, float], Tensor]:
+    return lambda images, _, strength: degrade(images, strength)
 
 
 def _combine(images: Tensor, others: Tensor, strength: float) -> Tensor:

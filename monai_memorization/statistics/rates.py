@@ -47,6 +47,8 @@ def copy_rate_interval(
 ) -> tuple[float, float]:
     """Interval of the copy rate over both sources of error, the validation patients and the synthetic images.
 
+    Of a label with too few patients to flag any image nothing is known: all or none of its images may be copies.
+
     The 2.5 and 97.5 percentile of (f - A) / (1 - A), floored at 0, where A is the false-alarm rate of this validation
     set, distributed as in `false_alarm_quantiles`, and f the flagged share: for x flagged images Beta(x, n_S - x + 1)
     for the lower end and Beta(x + 1, n_S - x) for the upper (Clopper and Pearson 1934), 0 and 1 where x is 0 and n_S.
@@ -69,10 +71,11 @@ def copy_rate_interval(
     Returns:
         Low and high end; (0, 1) where no image can be flagged, as nothing is then known.
     """
-    if n_synthetic == 0 or mean_alpha_attained(alpha, strata) == 0:
+    able = [s for s in strata if alpha_attained(alpha, s.n_patients, len(s.validation)) > 0]
+    n_able = sum(len(s.synthetic) for s in able)
+    if n_able == 0:
         return 0.0, 1.0
-
-    possible = false_alarm_rates(alpha, strata, seed).numpy()
+    possible = false_alarm_rates(alpha, able, seed).numpy()
 
     def end(false_alarms: npt.NDArray[np.float64], n_below: int, n_above: int, probability: float) -> float:
         def probability_up_to(rate: float) -> float:
@@ -82,9 +85,10 @@ def copy_rate_interval(
             return 0.0
         return float(brentq(lambda rate: probability_up_to(rate) - probability, 0.0, 1.0, xtol=1e-8))
 
-    rest = n_synthetic - n_copies
+    rest, share = n_able - n_copies, n_able / n_synthetic
     low = 0.0 if n_copies == 0 else min(end(rates, n_copies, rest + 1, (1 - level) / 2) for rates in possible)
-    return low, 1.0 if rest == 0 else max(end(rates, n_copies + 1, rest, (1 + level) / 2) for rates in possible)
+    high = 1.0 if rest == 0 else max(end(rates, n_copies + 1, rest, (1 + level) / 2) for rates in possible)
+    return share * low, 1 - share * (1 - high)
 
 
 def mean_alpha_attained(alpha: float, strata: Sequence[Stratum]) -> float:
