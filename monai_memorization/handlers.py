@@ -117,7 +117,7 @@ class MemorizationHandler:
         output_dir: folder for monitoring.csv, leaks.csv, the encoder and the images of data sets. They stay inside.
         interval: epochs between two checks; the first epoch is always checked.
         n_images: images drawn for a check.
-        batch_size: images drawn at a time.
+        batch_size: images drawn at a time; None for 16 pictures or one volume.
         copy_rate_limit: stop the training at the first check whose copy_rate is above it. With 100 images in each of 30
             checks chance alone stops a tenth of the trainings at 0.1, up to a half at 0.05. The metric
             ``last_epoch_within_limit`` is then kept too, 0 before any; :class:`WithinLimitSaver` goes by it.
@@ -143,7 +143,7 @@ class MemorizationHandler:
         output_dir: str | Path,
         interval: int = 10,
         n_images: int = 100,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         copy_rate_limit: float | None = None,
         encoder: str | Path | None = None,
         monitoring_share: float = 0.5,
@@ -154,7 +154,7 @@ class MemorizationHandler:
         clip: Sequence[float] | None = None,
     ) -> None:
         for name, number in (("interval", interval), ("n_images", n_images), ("batch_size", batch_size)):
-            if number < 1:
+            if number is not None and number < 1:
                 raise InputError(f"{name}: found {number}, but must be at least 1")
         if copy_rate_limit is not None and not 0 <= copy_rate_limit <= 1:
             raise InputError(f"copy_rate_limit: found {copy_rate_limit}, but must lie between 0 and 1, such as 0.1")
@@ -261,9 +261,10 @@ class MemorizationHandler:
 
     def _draw_and_embed(self, seeds: Sequence[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """Return, batch by batch, the embeddings of the images of these seeds, (B, D), and their fine structure."""
-        drawn = []
-        for start in range(0, len(seeds), self.batch_size):
-            batch = seeds[start : start + self.batch_size]
+        drawn, is_2d = [], len(self._encoder.preparation.image_size) == 2
+        size = self.batch_size or (16 if is_2d else 1)
+        for start in range(0, len(seeds), size):
+            batch = seeds[start : start + size]
             with torch.no_grad():
                 images = self.sampler(batch)
             prepared = prepare_drawn(images, batch, self._encoder.preparation)

@@ -64,6 +64,20 @@ def test_anything_but_one_finite_image_per_seed_is_refused(tmp_path, returned):
         SamplerDraw(lambda _: returned)(range(7, 10), tmp_path)
 
 
+@pytest.mark.parametrize("n_channels", [2, 4])
+def test_pictures_that_png_cannot_hold_are_refused(tmp_path, n_channels):
+    with pytest.raises(InputError, match=f"sampler: returned pictures of {n_channels} channels, but 1 or 3 are"):
+        SamplerDraw(lambda seeds: torch.rand(len(seeds), n_channels, 8, 8))(range(2), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_config_that_runs_under_another_name_is_refused(tmp_path):
+    path = tmp_path / "inference.json"
+    path.write_text('{"n_images": 1, "first_seed": 0, "output_dir": "out", "drawing": ["$1"]}')
+    with pytest.raises(InputError, match=r"inference\.json: has no key 'run'"):
+        BundleDraw([path])
+
+
 def test_bundle_draws_the_images_of_the_seeds_wherever_it_is_called_from(models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     draw = BundleDraw([CONFIGS / "inference.json"], SMALL | DRAWING | {"model_dir": str(models)})

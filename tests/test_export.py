@@ -18,6 +18,7 @@ from monai.transforms import (
     LoadImaged,
     OneOf,
     Orientationd,
+    RandAffined,
     RandFlipd,
     RandSpatialCropd,
     Resized,
@@ -125,6 +126,13 @@ def test_a_kind_of_compose_is_opened_and_a_choice_of_crops_is_one():
     assert [type(step) for step in fixed_transforms(Preparing([scale, flip])).transforms] == [ScaleIntensityd]
     with pytest.raises(InputError, match=r"transforms: OneOf cuts at random"):
         fixed_transforms(Compose([scale, OneOf([Compose([flip, RandSpatialCropd("image", (4, 4))]), flip])]))
+
+
+def test_random_map_that_gives_another_size_is_a_crop():
+    same_size = RandAffined("image", prob=0.5, rotate_range=0.1)
+    assert fixed_transforms(Compose([same_size])).transforms == ()
+    with pytest.raises(InputError, match="transforms: RandAffined cuts at random"):
+        fixed_transforms(Compose([RandAffined("image", prob=0.5, spatial_size=(8, 8))]))
 
 
 def test_item_that_the_transforms_do_not_take_is_named(tmp_path):

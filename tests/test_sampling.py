@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from monai.inferers import VQVAETransformerInferer
@@ -13,6 +16,7 @@ from small_generators import ddim_scheduler, small_autoencoder, small_diffusion
 from torch import nn
 
 from monai_memorization.errors import InputError
+from monai_memorization.generation.latents import decode
 from monai_memorization.generation.sampling import (
     FunctionSampler,
     GeneratorSampler,
@@ -34,10 +38,9 @@ def sampler(latent_shape: tuple[int, ...], scale_factor: float = 1.0) -> LatentD
     return LatentDiffusionSampler(*networks, ddim_scheduler(), latent_shape, scale_factor)
 
 
-def transformer_sampler() -> FunctionSampler:
-    """VQ-VAE and transformer of MONAI, whose sampling is random throughout."""
+def small_vqvae() -> VQVAE:
     torch.manual_seed(0)
-    autoencoder = VQVAE(
+    return VQVAE(
         2,
         in_channels=1,
         out_channels=1,
@@ -49,6 +52,11 @@ def transformer_sampler() -> FunctionSampler:
         num_embeddings=8,
         embedding_dim=4,
     ).eval()
+
+
+def transformer_sampler() -> FunctionSampler:
+    """VQ-VAE and transformer of MONAI, whose sampling is random throughout."""
+    autoencoder = small_vqvae()
     transformer = DecoderOnlyTransformer(9, 16, attn_layers_dim=8, attn_layers_depth=1, attn_layers_heads=2).eval()
     order = Ordering("raster_scan", 2, (1, 4, 4))
 
@@ -185,6 +193,26 @@ def test_function_that_returns_no_batch_is_named(returned):
     message = f"sampler: the function returned {type(returned).__name__}, but one batch of images was expected"
     with pytest.raises(InputError, match=message):
         FunctionSampler(lambda n, seed: returned)([0])
+
+
+def test_function_has_a_seed_of_its_own_wherever_its_numbers_come_from():
+    def draw(n: int, seed: int) -> torch.Tensor:
+        return torch.rand(n, 1, 4, 4) / 3 + np.random.rand() / 3 + random.random() / 3
+
+    sampler, before = FunctionSampler(draw), (random.getstate(), np.random.get_state()[1].tolist())
+    first, second = sampler([3, 5])
+    assert torch.equal(sampler([5])[0], second)
+    assert not torch.allclose(first, second)
+    assert before == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+def test_latents_of_a_vqvae_are_looked_up_in_its_code_book():
+    autoencoder, latents = small_vqvae(), noise([0, 1], (4, 4, 4))
+    with torch.no_grad():
+        expected = autoencoder.decode_stage_2_outputs(latents)
+        plain = autoencoder.decode(latents)
+    torch.testing.assert_close(decode(autoencoder, latents, (-10, 10)) * 20 - 10, expected, atol=1e-4, rtol=0)
+    assert not torch.allclose(plain, expected)
 
 
 def test_latents_are_not_clipped_even_where_the_schedule_says_so():

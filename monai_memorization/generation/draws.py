@@ -56,6 +56,11 @@ class SamplerDraw:
                     f"sampler: for {len(batch)} seeds from {batch[0]} on it returned {tuple(images.shape)}, or values "
                     "that are not finite; (n, C, *spatial) in [0, 1] is needed"
                 )
+            if images.dim() == 4 and images.shape[1] not in (1, 3):  # PNG reads two back as one, four as three
+                raise InputError(
+                    f"sampler: returned pictures of {images.shape[1]} channels, but 1 or 3 are written; write them "
+                    "yourself, as NumPy, and audit the folder"
+                )
             for seed, image in zip(batch, images, strict=True):
                 self._save(image, f"{seed:06}", folder)
 
@@ -89,7 +94,7 @@ class BundleDraw:
         output_dir_key: key of the folder.
 
     Raises:
-        InputError: if a file cannot be read, or none has one of the keys.
+        InputError: if a file cannot be read, or none has one of the keys or ``run``.
     """
 
     def __init__(
@@ -113,6 +118,11 @@ class BundleDraw:
                     "seed on, and where to; lay a file over it that has this key and hands it on, as in "
                     "docs/copies_found.md, or call release() in Python with a sampler"
                 )
+        if "run" not in known:
+            raise InputError(
+                f"{self.configs[0]}: has no key 'run', which MONAI runs; lay a file over it that has under 'run' the "
+                "list of what draws"
+            )
         if known.get("bundle_root") == "." and "bundle_root" not in self.overrides:
             self.overrides["bundle_root"] = str(self.configs[0].absolute().parent.parent)
 

@@ -159,12 +159,14 @@ def decode(autoencoder: nn.Module, latents: Tensor, value_range: Sequence[float]
     """Return the images, (B, C, *spatial) in [0, 1], of unscaled latents (B, C, *latent).
 
     Args:
-        autoencoder: that decodes them.
+        autoencoder: that decodes them; a VQVAE looks them up in its code book first.
         latents: of the images.
         value_range: of the images that it was trained on.
     """
+    # as MONAI's inferer of latent diffusion does; networks of others may have no more than decode
+    way: Any = getattr(autoencoder, "decode_stage_2_outputs", None) or autoencoder.decode
     with eval_mode(autoencoder):
-        return to_unit_range(autoencoder.decode(latents), value_range)  # type: ignore[operator]
+        return to_unit_range(way(latents), value_range)
 
 
 def to_unit_range(images: Tensor, value_range: Sequence[float]) -> Tensor:

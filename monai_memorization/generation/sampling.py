@@ -7,9 +7,11 @@ is random on the way to the image is drawn from a stream of its own.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from monai.inferers import Inferer
 from monai.networks.schedulers import Scheduler
@@ -20,6 +22,7 @@ from monai_memorization.errors import InputError
 from monai_memorization.generation.denoising import denoise
 from monai_memorization.generation.latents import decode, to_unit_range, unwrap
 from monai_memorization.generation.solver import solver_of
+from monai_memorization.undisturbed import undisturbed
 
 
 class Sampler(Protocol):
@@ -132,7 +135,7 @@ class LatentDiffusionSampler:
         if autoencoder is None:
             raise InputError("sampler: no autoencoder is given; name the one that decodes the latents, as autoencoder")
         self.inferer = LatentSamplingInferer(autoencoder, scheduler, scale_factor, n_steps, mode, value_range)
-        self.diffusion = unwrap(diffusion)
+        self.autoencoder, self.diffusion = self.inferer.autoencoder, unwrap(diffusion)
         self.latent_shape = _shape(latent_shape, "latent_shape", "latent")
         self.conditions = conditions
         self.value_range = value_range
@@ -210,8 +213,8 @@ class GeneratorSampler:
 class FunctionSampler:
     """Draw with any function of a number and a seed: VQ-VAE with transformer, MAISI, a model outside MONAI.
 
-    It is called for one image at a time, with torch's random state set to the seed and restored afterwards: slow, but
-    an image then has a seed of its own whatever the function does.
+    It is called for one image at a time, with the random states of torch, NumPy and Python set to the seed and restored
+    afterwards: slow, but an image then has a seed of its own whatever the function does.
 
     Args:
         function: called with n = 1 and the seed; returns a batch, (1, C, *spatial). It has to switch its networks to
@@ -229,11 +232,12 @@ class FunctionSampler:
 
     def __call__(self, seeds: Sequence[int]) -> Tensor:
         """Draw one image per seed, (n, C, *spatial) in [0, 1]."""
-        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
         images = []
-        with torch.random.fork_rng(gpus), torch.no_grad():
+        with undisturbed(), torch.no_grad():
             for seed in seeds:
                 torch.manual_seed(seed)
+                np.random.seed(seed % 2**32)
+                random.seed(seed)
                 images.append(_as_tensor(self.function(1, seed)))
         return to_unit_range(torch.cat(images), self.value_range)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, OneOf, Randomizable, RandomOrder, SomeOf
+from monai.transforms import Compose, MapTransform, OneOf, RandAffine, Randomizable, RandomOrder, SomeOf
 from torch.utils.data import Dataset
 
 from monai_memorization.errors import InputError, some
@@ -118,7 +118,9 @@ def _steps(transform: Any) -> list[Any]:
 def _cuts(step: Any) -> bool:
     """Return whether a random transform, or one of those that it chooses from, leaves a part of an image."""
     named = any(word in type(step).__name__ for word in CUTTING)
-    return named or any(_cuts(part) for part in getattr(step, "transforms", ()))
+    affine = step if isinstance(step, RandAffine) else getattr(step, "rand_affine", None)
+    sized = getattr(affine, "spatial_size", None) is not None
+    return named or sized or any(_cuts(part) for part in getattr(step, "transforms", ()))
 
 
 def _allowing_missing_keys(step: Any) -> Any:
