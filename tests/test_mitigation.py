@@ -15,6 +15,7 @@ from monai.bundle import ConfigWorkflow
 from small_generators import SMALL, small_diffusion
 
 from monai_memorization import InputError
+from monai_memorization.detector.encoder import load_encoder
 from monai_memorization.detector.leaks import distinct_images
 from monai_memorization.images.division import cap_patients
 from monai_memorization.images.sets import read_image_set
@@ -183,10 +184,14 @@ def test_training_is_watched(bundle, few_steps, tmp_path):
     validation = write_folder(smooth_images(40, size, seed=2), tmp_path / "validation", "val", suffix)
     watch = {"validation": validation, "memorization#handlers#0#n_images": 4, "memorization#sampler#n_steps": 2}
 
-    bundle.run("train_diffusion", "early_stopping", output_dir=tmp_path / "out", **watch)
+    window = {"window": (0.2, 0.8)} if len(size) == 3 else {}
+
+    bundle.run("train_diffusion", "early_stopping", output_dir=tmp_path / "out", **watch, **window)
 
     assert (tmp_path / "out" / "model_within_limit.pt").is_file()
     assert (tmp_path / "out" / "memorization" / "monitoring.csv").is_file()
+    encoder = load_encoder(tmp_path / "out" / "memorization" / "encoder" / "model.pt")
+    assert encoder.preparation.clip == window.get("window")  # cut off where the generator's volumes are
 
 
 def test_early_stopping_is_the_fragment_of_the_audit_bundle(bundle):

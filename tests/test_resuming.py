@@ -14,6 +14,8 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from made_up_images import smooth_images, write_folder
+from monai.networks.schedulers import DDPMScheduler
+from monai.transforms import Compose, RandFlip, RandRotate
 from small_generators import SMALL
 from torch import nn
 from two_processes import TESTS
@@ -80,15 +82,24 @@ def test_both_stages_killed_in_the_middle_end_with_the_same_losses_and_weights(t
         assert torch.equal(weights(killed / "models" / name), weights(tmp_path / "whole" / "models" / name))
 
 
-@pytest.mark.parametrize("changed", ["autoencoder", "window", None])
-def test_state_of_a_training_on_other_latents_is_not_taken_up(tmp_path, changed):
+@pytest.mark.parametrize("changed", ["autoencoder", "window", "schedule", "chance", "one transform less", None])
+def test_state_of_another_training_is_not_taken_up(tmp_path, changed):
     images = prepared_images(write_folder(smooth_images(5), tmp_path / "images"), (32, 32))
-    autoencoder = nn.Conv2d(1, 1, 3)
+    autoencoder, beta_end = nn.Conv2d(1, 1, 3), 0.02
+    transforms = [RandFlip(prob=0.5, spatial_axis=0), RandRotate(0.1, prob=0.5)]
 
     def trained_steps() -> list[int]:
         engine, network, order = Engine(lambda *_: None), nn.Linear(2, 2), BatchOrder(5, 2)
-        settings = [0, "linear", autoencoder]
-        ResumeHandler(tmp_path / "state.pt", images, order, {"network": network}, settings, interval=0).attach(engine)
+        settings = [0, "linear", autoencoder, DDPMScheduler(1000, beta_end=beta_end)]
+        ResumeHandler(
+            tmp_path / "state.pt",
+            images,
+            order,
+            {"network": network},
+            settings,
+            interval=0,
+            augmentation=Compose(transforms),
+        ).attach(engine)
         steps: list[int] = []
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: steps.append(engine.state.iteration))
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), engine.terminate)
@@ -100,6 +111,14 @@ def test_state_of_a_training_on_other_latents_is_not_taken_up(tmp_path, changed)
         nn.init.zeros_(autoencoder.weight)
     elif changed == "window":
         images = prepared_images(tmp_path / "images", (32, 32), window=(0, 400))
+    elif changed == "schedule":
+        beta_end = 0.01
+    elif changed == "chance":
+        transforms[0] = RandFlip(prob=0.9, spatial_axis=0)
+    elif changed == "one transform less":
+        del transforms[1]
+    else:  # what a transform draws is no part of what it is
+        Compose(transforms)(torch.zeros(1, 8, 8))
     assert trained_steps()[0] == (3 if changed is None else 1)
 
 

@@ -41,6 +41,7 @@ class LatentDiffusionUNet(DiffusionModelUNet):
     def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.register_buffer("scale_factor", torch.ones(()))
+        self.dropout = dropout
         for block in self.modules():
             if dropout > 0 and isinstance(block, DiffusionUNetResnetBlock):
                 # a hook and no module: the names of the weights stay as they are

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
+from monai_memorization.generation.described import described
 from monai_memorization.images.reading import read_image
 
 # hidden, so that the folder stays a set of images and nothing else
@@ -84,16 +85,5 @@ def _hash(networks: Iterable[nn.Module], settings: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for name, value in chain.from_iterable(sorted(network.state_dict().items()) for network in networks):
         digest.update(name.encode() + value.cpu().numpy().tobytes())
-    digest.update(repr([_plain(setting) for setting in settings]).encode())
+    digest.update(repr([described(setting) for setting in settings]).encode())
     return digest.hexdigest()
-
-
-def _plain(setting: Any) -> Any:
-    """Return a setting in a form whose repr tells it apart: of an object its type and what it holds."""
-    if isinstance(setting, Tensor):
-        return setting.tolist()
-    if isinstance(setting, nn.Module):
-        held = {**vars(setting), **dict(setting.named_buffers())}
-        plain = (int, float, str, bool, Tensor)
-        return type(setting).__qualname__, sorted((k, _plain(v)) for k, v in held.items() if isinstance(v, plain))
-    return setting

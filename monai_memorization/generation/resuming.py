@@ -10,11 +10,10 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
-from torch import nn
 
 from monai_memorization.detector.checkpoint import RandomStates, Stateful, TrainingCheckpoint
 from monai_memorization.detector.order import BatchOrder
-from monai_memorization.detector.shards import hash_weights
+from monai_memorization.generation.described import described
 from monai_memorization.images.contents import hash_contents
 from monai_memorization.images.prepared import PreparedImages
 from monai_memorization.ranks import ALONE, Ranks
@@ -31,10 +30,11 @@ class ResumeHandler:
         images: the training set; its files and how they are prepared are part of what the training depends on.
         order: of its batches.
         parts: whatever changes while the training runs, by name: networks, optimizers, schedulers, ...
-        settings: whatever else the training depends on; the state of another training is not taken up. Of a network
-            that stays as it is, its weights count.
+        settings: whatever else the training depends on, as of
+            :func:`monai_memorization.generation.described.described`; the state of another training is not taken up.
         interval: seconds between two writes.
-        augmentation: random transform of the images, whose random state is kept too; None for none.
+        augmentation: random transform of the images, on which the training depends too, and whose random state is
+            kept; None for none.
         ranks: that train.
     """
 
@@ -50,7 +50,7 @@ class ResumeHandler:
         ranks: Ranks = ALONE,
     ) -> None:
         files = list(zip(images.images.image_ids, hash_contents(images.images.paths), strict=True))
-        told = [hash_weights(setting) if isinstance(setting, nn.Module) else setting for setting in settings]
+        told = described([*settings, augmentation])
         key = hashlib.sha256(repr((told, ranks.n, images.preparation, files)).encode()).hexdigest()
         self._checkpoint = TrainingCheckpoint(Path(path), key, interval, RandomStates(augmentation), ranks)
         self.order = order
