@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         InputError: The file cannot be written: disk full, folder read-only, a folder of that name.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = path.with_name(_unfinished(path.name))
     try:
         with _one_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,9 +58,10 @@ def written_together(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: if a file cannot take its place, as for :func:`write_bytes`.
     """
-    unfinished = folder / f".{os.getpid()}.unfinished"
-    for left in folder.glob(".*.unfinished"):  # of a run that was killed
-        _remove(left)
+    for left in folder.glob(".*.unfinished"):
+        if not _is_at_work(left):
+            _remove(left)
+    unfinished = folder / _unfinished("")
     try:
         with _one_error(folder):
             unfinished.mkdir(parents=True)
@@ -94,7 +96,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         with _one_error(folder), written_together(folder) as unfinished:
             yield unfinished
         return
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+    unfinished = folder.with_name(_unfinished(folder.name))
     try:
         with _one_error(folder):
             unfinished.mkdir(parents=True)
@@ -114,6 +116,24 @@ def check_writable(folder: Path) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         problem = "cannot be written in" if existing.is_dir() else "is a file"
         raise InputError(f"{folder}: cannot be written ({existing} {problem}); choose another folder")
+
+
+def _unfinished(name: str) -> str:
+    """Name what is being written: after the process, and at random, since containers may share the numbers of those."""
+    return f".{name}.{os.getpid()}.{secrets.token_hex(4)}.unfinished"
+
+
+def _is_at_work(unfinished: Path) -> bool:
+    """Say whether the process that writes it still runs; one that was killed leaves it behind."""
+    if os.name != "posix":  # elsewhere the question would end that process
+        return False
+    try:
+        os.kill(int(unfinished.name.split(".")[-3]), 0)
+    except PermissionError:  # of another user
+        return True
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 @contextmanager

@@ -57,5 +57,15 @@ def test_hash_of_a_series_follows_each_of_its_files(tmp_path: Path, change: str)
     assert hash_content(tmp_path) != before
 
 
-def test_file_that_cannot_be_opened_has_no_hash(tmp_path: Path):
-    assert hash_contents([tmp_path / "missing.png"]) == [""]
+def test_hidden_and_lost_files_of_a_series_do_not_count(tmp_path: Path):
+    (tmp_path / "1.dcm").write_bytes(b"one")
+    before = hash_content(tmp_path)
+    (tmp_path / ".DS_Store").write_bytes(b"of a file browser")
+    (tmp_path / "2.dcm").symlink_to(tmp_path / "nowhere")
+    assert hash_content(tmp_path) == before
+
+
+def test_file_that_cannot_be_opened_has_a_hash_of_its_own(tmp_path: Path):
+    missing, other = (hash_contents([tmp_path / f"{name}.png"]) for name in ("missing", "other"))
+    assert missing == hash_contents([tmp_path / "missing.png"])
+    assert missing != other

@@ -113,6 +113,16 @@ def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
 
 
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path):
+    with written_together(tmp_path) as first:
+        (first / "pairs.csv").write_text("first")
+        with written_together(tmp_path) as second:
+            (second / "pairs.csv").write_text("second")
+        assert (tmp_path / "pairs.csv").read_text() == "second"
+    assert (tmp_path / "pairs.csv").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
+
+
 def test_file_in_the_place_of_the_folder_of_many_is_one_clear_error(tmp_path: Path):
     (tmp_path / "out").write_text("a file")
 

@@ -152,7 +152,7 @@ def test_folders_of_slices_are_the_images_of_a_set(volume, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["000_report.dcm", "zzz_report.dcm"])
-def test_file_among_slices_that_is_none_does_not_make_pictures_of_them(name, volume, tmp_path):
+def test_file_among_slices_that_is_none_does_not_make_pictures_of_them(name, volume, tmp_path, caplog):
     folder = write_series(volume, AXIAL, tmp_path / "scans" / "first")
     report = pydicom.dcmread(min(folder.iterdir()))
     del report.ImagePositionPatient
@@ -161,8 +161,28 @@ def test_file_among_slices_that_is_none_does_not_make_pictures_of_them(name, vol
     files = sorted(folder.iterdir())
 
     assert series_folders(files) == series_folders(files[::-1]) == {folder}
-    assert read_image_set(tmp_path / "scans", "training").image_ids == ("first",)
+    with caplog.at_level("WARNING"):
+        images = read_image_set(tmp_path / "scans", "training")
+    assert (images.image_ids, images.n_ignored) == (("first",), 1)
+    assert "training: 1 DICOM files of" in caplog.text
+    assert name in caplog.text
     assert read_image(folder).shape == (1, *SIZE)
+
+
+def test_pattern_that_picks_slices_is_refused(volume, tmp_path):
+    write_series(volume, AXIAL, tmp_path / "first")
+
+    with pytest.raises(InputError, match=r"training: \S*\.dcm picks files, but those of \S*first are slices"):
+        read_image_set(tmp_path / "*0*.dcm", "training")
+
+
+def test_damaged_header_is_told_with_its_file(volume, tmp_path):
+    folder = write_series(volume, AXIAL, tmp_path / "first")
+    damaged = max(folder.iterdir())
+    damaged.write_bytes(b"\0" * 128 + b"DICM\2\0\0\0UL\4\0\1\0")  # cut off within the first number
+
+    with pytest.raises(InputError, match=rf"{damaged.name}: its DICOM header cannot be read \(.*; mend or remove"):
+        read_image_set(tmp_path, "training")
 
 
 def test_single_slices_of_many_patients_are_pictures(volume, tmp_path):

@@ -67,6 +67,13 @@ def test_csv_and_data_list_give_the_same_set(folder):
     assert (len(from_csv), from_csv.n_patients) == (3, 2)
 
 
+def test_masks_that_a_data_list_names_as_labels_are_no_classes(folder, caplog):
+    rows = [row | {"label": f"masks/patient_{i}.nii.gz"} for i, row in enumerate(ROWS)]
+
+    assert read_image_set(write_json(folder, {"training": rows}), "training").labels is None
+    assert "names files such as masks/patient_0.nii.gz" in caplog.text
+
+
 def test_folder_is_searched_through_and_every_image_is_its_own_patient(folder):
     images = read_image_set(folder, "synthetic")
 
@@ -347,6 +354,14 @@ def test_split_keeps_patients_whole_and_loses_nothing(patients, share, seed):
     assert sorted(training.image_ids + validation.image_ids) == sorted(images.image_ids)
     assert (training.role, validation.role) == ("training", "validation")
     assert split(images, share, seed) == (training, validation)
+
+
+def test_split_refuses_one_patient_written_in_two_ways():
+    names = tuple(f"{i}.png" for i in range(40))
+    patients = tuple(f"{i // 2:03}" if i % 2 else str(i // 2) for i in range(40))
+    images = ImageSet("training", names, tuple(map(Path, names)), patients, None, True)
+    with pytest.raises(InputError, match="also in the training set if numbers are compared"):
+        split(images)
 
 
 def test_split_does_not_depend_on_the_order_of_the_images():

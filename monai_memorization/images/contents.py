@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -22,7 +23,7 @@ def hash_contents(paths: Sequence[Path]) -> list[str]:
         paths: n images: files, or folders of DICOM slices, whose names within the folder count too.
 
     Returns:
-        n hashes; equal for equal files. Files that cannot be opened are all alike.
+        n hashes; equal for equal files. That of one that cannot be opened is like no other's.
     """
     ranks = current_ranks()
     with ThreadPoolExecutor(N_THREADS) as pool:
@@ -35,11 +36,11 @@ def hash_content(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     try:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if not file.is_dir():
+            if file == path or (file.is_file() and not file.name.startswith(".")):
                 digest.update(repr((file.relative_to(path).as_posix(), kind(file), file.stat().st_size)).encode())
                 with file.open("rb") as opened:
                     while part := opened.read(1 << 20):
                         digest.update(part)
     except OSError:
-        return ""
+        return hashlib.blake2b(os.fsencode(path), digest_size=16).hexdigest()
     return digest.hexdigest()

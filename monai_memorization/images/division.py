@@ -52,7 +52,8 @@ def split(images: ImageSet, share: float = 0.2, seed: int = 0) -> tuple[ImageSet
         Training set and validation set, in the order of ``images``.
 
     Raises:
-        InputError: if ``share`` is not in (0, 1), one side would be empty, or the seed is below 0.
+        InputError: if ``share`` is not in (0, 1), one side would be empty, the seed is below 0, or a patient of one
+            side may be one of the other, written otherwise.
     """
     check_seed(seed)
     patients = sorted(set(images.patient_ids))
@@ -66,7 +67,9 @@ def split(images: ImageSet, share: float = 0.2, seed: int = 0) -> tuple[ImageSet
     for index, patient in enumerate(images.patient_ids):
         sides[patient in validation_patients].append(index)
     training, validation = (images.subset(side) for side in sides)
-    return replace(training, role="training"), replace(validation, role="validation")
+    sets = replace(training, role="training"), replace(validation, role="validation")
+    check_disjoint(*sets)
+    return sets
 
 
 def cap_patients(source: str | Path | ImageSet, n: int, seed: int = 0, role: str = "training") -> ImageSet:

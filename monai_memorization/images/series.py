@@ -14,12 +14,10 @@ import numpy.typing as npt
 import pydicom
 from pydicom import Dataset
 
-from monai_memorization.errors import InputError
+from monai_memorization.errors import InputError, some
 
 Array = npt.NDArray[np.generic]
 
-# other files that a folder of slices may hold, reports and overviews, of which as many are looked at
-N_OTHERS = 8
 # slices may lie this much off their even grid, as a share of their distance: positions are written with few digits
 UNEVEN = 0.05
 
@@ -43,10 +41,10 @@ def read_series(folder: Path) -> tuple[Array, tuple[float, ...]]:
     if not series:
         raise InputError(f"{folder}: a folder without the slices of a DICOM series; name a file, or a folder of slices")
     if len(series) > 1:
-        found = ", ".join(f"{uid} ({len(paths)} files, such as {paths[0].name})" for uid, paths in series.items())
+        found = [f"{uid} ({len(paths)} files, such as {paths[0].name})" for uid, paths in series.items()]
         raise InputError(
-            f"{folder}: holds {len(series)} DICOM series, and an image is one: {found}. Which one is meant? Put each "
-            "into a folder of its own"
+            f"{folder}: holds {len(series)} DICOM series, and an image is one: {some(found)}. Which one is meant? Put "
+            "each into a folder of its own, or list the slices in a CSV to audit them as pictures"
         )
     datasets = [pydicom.dcmread(path) for path in next(iter(series.values()))]
     inverted = datasets[0].get("PhotometricInterpretation") == "MONOCHROME1"
@@ -134,11 +132,19 @@ def series_in(folder: Path) -> dict[str, list[Path]]:
 
 
 def slice_series(path: Path) -> str | None:
-    """Return the series of a file that is one slice through a body; None for any other file, a radiograph too."""
-    if not path.is_file() or not pydicom.misc.is_dicom(path):
-        return None
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_PLACE))
-    return str(header.SeriesInstanceUID) if all(header.get(name) is not None for name in _PLACE) else None
+    """Return the series of a file that is one slice through a body; None for any other file, a radiograph too.
+
+    Raises:
+        InputError: if its header cannot be read: as one file less of a series it would go unseen.
+    """
+    try:
+        if not path.is_file() or not pydicom.misc.is_dicom(path):
+            return None
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_PLACE))
+        return str(header.SeriesInstanceUID) if all(header.get(name) is not None for name in _PLACE) else None
+    except Exception as error:  # a damaged header fails in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: its DICOM header cannot be read ({reason}); mend or remove the file") from error
 
 
 def stored_values(dataset: Dataset) -> npt.NDArray[np.float32]:
@@ -175,16 +181,13 @@ _GROUPS = (
 
 
 def _share_a_series(paths: list[Path]) -> bool:
-    """Tell whether two files are slices of one series; a folder of radiographs is told by its first few files."""
-    seen, n_others = set[str](), 0
+    """Tell whether two files are slices of one series."""
+    seen = set[str]()
     for path in sorted(paths):
-        uid = slice_series(path)
-        if uid in seen:
+        if (uid := slice_series(path)) in seen:
             return True
         if uid is not None:
             seen.add(uid)
-        elif (n_others := n_others + 1) == N_OTHERS:
-            break
     return False
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from monai_memorization.errors import InputError, counted, some
 from monai_memorization.files import write_text
 from monai_memorization.images.lists import read_columns
-from monai_memorization.images.series import series_folders
+from monai_memorization.images.series import series_folders, slice_series
 
 logger = logging.getLogger(__name__)
 
@@ -205,7 +205,20 @@ def _from_folder(folder: Path, role: str, pattern: str = "*") -> ImageSet:
             *(role, len(masks), folder, masks[0].parent),
         )
     series = series_folders(path for path in found if kinds[path] == ".dcm")
-    images = {path.parent if kinds[path] == ".dcm" and path.parent in series else path for path in found}
+    within = [path for path in found if kinds[path] == ".dcm" and path.parent in series]
+    if within and pattern != "*":
+        raise InputError(
+            f"{role}: {pattern} picks files, but those of {within[0].parent} are slices of a volume; leave the pattern "
+            "out, and put each series into a folder of its own"
+        )
+    if others := [path for path in within if slice_series(path) is None]:
+        logger.warning(
+            "%s: %d DICOM files of %s are no slices of the volume beside them and are left out, such as %s; if they "
+            "are images, put them into a folder of their own",
+            *(role, len(others), folder, others[0]),
+        )
+    n_ignored += len(others)
+    images = {*(path.parent for path in within), *found} - {*within}
     ids = sorted(path.relative_to(folder).as_posix() for path in images)
     _refuse_unwritable(ids, role)
     return ImageSet(role, tuple(ids), tuple(folder / name for name in ids), tuple(ids), None, False, n_ignored)
@@ -227,6 +240,11 @@ def _refuse(error: OSError) -> None:
 def _from_list(source: Path, role: str) -> ImageSet:
     columns = read_columns(source, role)
     ids, patients, labels = columns["image"], columns.get("patient_id"), columns.get("label")
+    _refuse_unwritable((*ids, *(patients or ()), *(labels or ())), role)
+    if labels and any(known_suffix(label) for label in labels):
+        example = next(label for label in labels if known_suffix(label))
+        logger.warning("%s: label in %s names files such as %s, no classes, and is not used", role, source, example)
+        labels = None
     paths = tuple(source.parent / name for name in ids)
     _check_files(ids, paths, source, role)
     return ImageSet(role, ids, paths, patients or ids, labels, patients is not None)

@@ -93,6 +93,7 @@ def write_comparison_page(before: Mapping[str, Any], after: Mapping[str, Any], p
             | {row.term for rows in (*tables.values(), recalls) for row in rows if row.term},
             figure=_two_histograms(before, after),
             same_threshold=comparison.same_threshold(before, after),
+            has_threshold=any(report["calibrated"]["threshold"] is not None for report in (before, after)),
         )
     )
     write_text(path, html)

@@ -183,7 +183,7 @@ def refuse_foreign(folder: Path) -> None:
     names = ("report.html", "report.json", "gallery.html", "pairs.csv", "memorized.csv", "near_identical.csv")
     try:
         found = json.loads(record.read_bytes()) if record.exists() else None
-    except ValueError:
+    except (ValueError, OSError):
         found = None
     # one of another version of the package is replaced, unlike what read_report takes
     there = [folder / name for name in names if (folder / name).exists()]
