@@ -73,10 +73,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def find(config: dict[str, Any], key: str) -> Any:
-    """Return what a key such as train#trainer names, None where nothing."""
+    """Return what a key such as train#trainer or handlers#0 names, None where nothing."""
     found: Any = config
     for part in re.split("#|::", key):
-        found = found.get(part) if isinstance(found, dict) else None
+        if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            found = found.get(part) if isinstance(found, dict) else None
     return found
 
 
@@ -112,11 +115,3 @@ def _is_reference(value: Any) -> bool:
 def class_name(value: Any) -> str:
     """Return the class that a config names, without its modules."""
     return str(value.get("_target_", "")).rpartition(".")[2] if isinstance(value, dict) else ""
-
-
-def follow_list(config: dict[str, Any], value: Any) -> list[Any]:
-    """Return a list that is written down, or put together from such by +; empty where it is anything else."""
-    value = follow(config, value)
-    if isinstance(value, str) and re.fullmatch(r"\$\s*@[\w#:]+(\s*\+\s*@[\w#:]+)*", value):
-        return [step for part in re.findall(r"@[\w#:]+", value) for step in follow_list(config, part)]
-    return value if isinstance(value, list) else []

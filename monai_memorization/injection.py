@@ -7,7 +7,6 @@ The configs of the bundle are read as data: nothing in them is executed here. MO
 from __future__ import annotations
 
 import ast
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from monai_memorization.bundle_configs import (
     class_name,
     find,
     follow,
-    follow_list,
     place,
     read_config,
     read_training_config,
     referred,
 )
+from monai_memorization.bundle_transforms import image_key, loaded_keys, transform_steps, value_range
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 from monai_memorization.images.export import CUTTING
@@ -185,7 +184,7 @@ def _conditions(config: dict[str, Any], trainer: dict[str, Any], found: Injectio
 def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], found: Injection) -> dict[str, Any]:
     """Return the section of the fragment: the images as the generator sees them, the sampler and the handler."""
     dataset, content = _dataset(config, where)
-    steps = _transforms(config, content)
+    steps = transform_steps(config, content.get("transform"))
     fixed: dict[str, Any] = {
         "_target_": "monai_memorization.images.export.fixed_transforms",
         "transform": f"${dataset}.transform",
@@ -200,9 +199,15 @@ def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], f
         "data": f"${dataset}.data",
         "transform": "@memorization#transforms",
     }
-    key = _image_key(config, steps)
-    if (value_range := _value_range(config, steps, key)) is not None:
-        sampler["value_range"] = value_range
+    key = image_key(config, steps)
+    if (ends := value_range(config, steps, key)) is not None:
+        sampler["value_range"] = ends
+    loaded = loaded_keys(config, steps)
+    if loaded and key not in loaded:
+        found.missing.append(
+            f"memorization#validation#data: {key} is made of {', '.join(loaded)}; give a list of items that name these "
+            "files, and their patient_id"
+        )
     if dataset is None or not steps:
         training = None
         found.missing.append(
@@ -262,38 +267,6 @@ def _dataset(config: dict[str, Any], where: str) -> tuple[str | None, dict[str, 
     key = place(config, place(config, f"{where}#train_data_loader") + "#dataset")
     content = find(config, key)
     return (f"@{key}", content) if isinstance(content, dict) else (None, {})
-
-
-def _transforms(config: dict[str, Any], dataset: dict[str, Any]) -> list[Any]:
-    """Return the configs of the transforms of a data set, as far as they are written down."""
-    transform = follow(config, dataset.get("transform"))
-    return follow_list(config, transform.get("transforms")) if isinstance(transform, dict) else []
-
-
-def _image_key(config: dict[str, Any], steps: list[Any]) -> str:
-    """Return the entry of an item that holds the image: the first that is loaded, else the first that is named."""
-    named = [step for step in steps if _keys(config, step)]
-    loading = [step for step in named if class_name(step).startswith("LoadImage")]
-    return _keys(config, (loading or named)[0])[0] if named else "image"
-
-
-def _keys(config: dict[str, Any], step: Any) -> list[str]:
-    """Return the entries that a transform names; a reference to one as it is, since MONAI follows it."""
-    keys = step.get("keys") if isinstance(step, dict) else None
-    listed = follow(config, keys)
-    return [str(name) for name in (listed if isinstance(listed, list) else [keys]) if name]
-
-
-def _value_range(config: dict[str, Any], steps: list[Any], key: str) -> list[Any] | None:
-    """Return between what values the images are scaled; None where no transform says so: MemorizationHandler will."""
-    value_range: list[Any] = [None]
-    for step in steps:
-        scale = re.fullmatch(r"(ScaleIntensity(Range(Percentiles)?)?)(d|D|Dict)", class_name(step))
-        if scale and key in _keys(config, step):
-            # only the first of them scales to [0, 1] unless told otherwise
-            names, default = (("minv", "maxv"), (0, 1)) if scale[2] is None else (("b_min", "b_max"), (None, None))
-            value_range = [step.get(name, value) for name, value in zip(names, default, strict=True)]
-    return None if None in value_range else value_range
 
 
 def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:

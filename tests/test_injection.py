@@ -316,6 +316,72 @@ def test_image_is_what_is_loaded(tmp_path, keys):
     assert section["handlers"][0]["image_key"] == section["validation"]["data"]["key"] == "scan"
 
 
+@pytest.mark.parametrize(
+    ("steps", "key", "told"),
+    [
+        ([{"_target_": "LoadImaged", "keys": ["mask", "image"]}], "image", None),
+        ([{"_target_": "LoadImaged", "keys": ["@of_mask", "@of_image"]}], "image", None),
+        ([{"_target_": "LoadImaged", "keys": ["latents", "reals"]}], "reals", None),
+        ([{"_target_": "LoadImaged", "keys": "reals"}, {"_target_": "Flipd", "keys": "image"}], "image", "reals"),
+        (
+            [
+                {"_target_": "LoadImaged", "keys": ["t1", "t2"]},
+                {"_target_": "ConcatItemsd", "keys": ["t1", "t2"], "name": "image"},
+            ],
+            "image",
+            "t1, t2",
+        ),
+        ([{"_target_": "LoadImaged", "keys": "t1"}, {"_target_": "CopyItemsd", "names": ["image"]}], "image", "t1"),
+        ([{"_target_": "scripts.Readd", "keys": ["seed", "image"]}], "image", None),
+        ([{"_target_": "scripts.Readd", "keys": "@computed"}], "@computed", None),
+    ],
+)
+def test_image_is_what_the_trainer_takes_even_if_other_entries_are_loaded_first(tmp_path, steps, key, told):
+    config = conditional({}) | {"of_image": "$monai.utils.CommonKeys.IMAGE", "of_mask": "mask", "computed": "$f()"}
+    config["data"]["transform"]["transforms"] = steps
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    section = yaml.safe_load(found.files[0].read_text())["memorization"]
+    assert section["handlers"][0]["image_key"] == section["validation"]["data"]["key"] == key
+    lines = [line for line in found.missing if line.startswith("memorization#validation#data")]
+    assert [f"{key} is made of {told}; give" in line for line in lines] == ([True] if told else [])
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {"_target_": "Compose", "transforms": ["@load", "@crop"]},
+        {"_target_": "Compose", "transforms": ["@steps#0", {"_target_": "Compose", "transforms": ["@crop"]}]},
+        {"_target_": "Compose", "transforms": "$@steps + @more"},
+        ["@load", "@crop"],
+        "@steps",
+    ],
+)
+def test_transforms_are_found_wherever_they_are_written(tmp_path, transform):
+    config = conditional({}) | {
+        "load": {"_target_": "LoadImaged", "keys": "scan"},
+        "crop": {"_target_": "RandSpatialCropd", "keys": "scan"},
+        "steps": ["@load", {"_target_": "OneOf", "transforms": ["@crop"]}],
+        "more": [{"_target_": "RandZoomd", "keys": "scan"}],
+        "data": {"transform": transform},
+    }
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    section = yaml.safe_load(found.files[0].read_text())["memorization"]
+    assert section["training"]["data"] == "$@data.data"
+    assert section["handlers"][0]["image_key"] == "scan"
+    assert any("crop in the place of RandSpatialCropd" in line for line in found.missing)
+
+
+@pytest.mark.parametrize("disabled", [True, "true"])
+def test_disabled_transforms_are_left_out(tmp_path, disabled):
+    config = conditional({"_target_": "LoadImaged", "keys": "scan"})
+    crop = {"_target_": "RandSpatialCropd", "keys": "image", "_disabled_": disabled}
+    config["data"]["transform"]["transforms"].append(crop)
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    section = yaml.safe_load(found.files[0].read_text())["memorization"]
+    assert "crop" not in section["transforms"]
+    assert section["handlers"][0]["image_key"] == "scan"
+
+
 def test_conditions_are_asked_for_where_the_model_takes_them(tmp_path):
     config = conditional({"_target_": "LoadImaged", "keys": "scan"})
     prepare = {"_target_": "DiffusionPrepareBatch", "condition_name": "label"}
