@@ -16,12 +16,11 @@ import yaml
 from monai_memorization.bundle_configs import (
     INSTEAD,
     REFERENCE,
-    SUFFIXES,
     class_name,
     find,
     follow,
     place,
-    read_config,
+    read_multi_gpu_overrides,
     read_training_config,
     referred,
 )
@@ -95,7 +94,7 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     # the command has to be given in the bundle's folder
     run_id, shown = _run_id(config, where), path_seen_from(Path(bundle_dir), output)
     texts = {output: _header(found, shown, run_id) + yaml.safe_dump(content, sort_keys=False, width=120)}
-    overrides = _multi_gpu(folder)
+    overrides = read_multi_gpu_overrides(folder, names)
     key = f"{where}#train_handlers"
     for name, kept in [(name, given[key]) for name, given in overrides.items() if key in given][-1:]:
         second = output.with_name(f"{output.stem}_multi_gpu.yaml")
@@ -301,18 +300,13 @@ def _binds(expression: str) -> bool:
     return isinstance(body, terms) or (isinstance(body, ast.BinOp) and isinstance(body.op, ast.Add))
 
 
-def _multi_gpu(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the multi-GPU overrides of the training by their names, in the order of the stages."""
-    paths = [path for path in sorted(folder.glob("multi_gpu_train*")) if path.suffix in SUFFIXES]
-    return {path.name: read_config(path) for path in paths}
-
-
 def _run_id(config: dict[str, Any], where: str) -> str:
     """Return the key that runs the training: "run", or under another name the one that calls run() of the trainer."""
-    calls = [key for key, value in config.items() if isinstance(value, list | str) and ".run()" in str(value)]
-    calls.sort(
-        key=lambda key: f"@{where}.run()" not in str(config[key]).replace("::", "#")
-    )  # before those of an evaluator
+    lines = {key: value if isinstance(value, list) else [value] for key, value in config.items()}
+    told = {key: " ".join(line for line in listed if isinstance(line, str)) for key, listed in lines.items()}
+    calls = [key for key, text in told.items() if ".run()" in text]
+    # before those of an evaluator
+    calls.sort(key=lambda key: f"@{where}.run()" not in told[key].replace("::", "#"))
     return "" if "run" in config or not calls else f"{calls[0]} "
 
 

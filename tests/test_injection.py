@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from monai.bundle import ConfigParser
 from two_processes import torchrun
 
 from monai_memorization.errors import InputError
@@ -189,6 +190,51 @@ def test_handlers_of_the_bundle_stay_beside_ours(tmp_path, handlers, expected):
     trainer = {"_target_": "GanTrainer", "g_network": "@g", "train_handlers": handlers} | LOADER
     found = inject(written(tmp_path, train={"trainer": trainer, "device": "cpu"}), tmp_path / "out.yaml")
     assert yaml.safe_load(found.files[0].read_text())["trainer#train_handlers"] == expected
+
+
+def test_overrides_for_several_gpus_are_those_of_the_files_of_the_training(tmp_path):
+    key = "trainer#train_handlers"
+    train = {"device": "cpu", "trainer": {"_target_": "GanTrainer", "train_handlers": "@handlers"} | LOADER}
+    bundle = written(tmp_path, train=train, multi_gpu_train_other={key: "$@handlers[:3]"})
+    second = inject(bundle, tmp_path / "out.yaml").files[-1]
+    assert "@handlers[:3]" in second.read_text()  # for want of one that has the training's name
+    assert "'configs/multi_gpu_train_other.json'" in second.read_text()
+
+    written(tmp_path, multi_gpu_train={key.replace("#", "::"): "$@handlers[:1]"})
+    second = inject(bundle, tmp_path / "other.yaml").files[-1]
+    assert "@handlers[:1]" in yaml.safe_load(second.read_text())[key]
+    assert "multi_gpu_train_other" not in second.read_text()
+
+
+def test_relative_references_lead_where_they_led(tmp_path):
+    trainer = {"_target_": "GanTrainer", "g_network": "@##network", "latent_shape": "@::size", "size": 5} | LOADER
+    handler = {"_target_": "ignite.handlers.EMAHandler", "model": "@###network"}
+    trainer |= {"train_handlers": "@##handlers", "train_data_loader": "@##loader"}
+    network = {"_target_": "Generator"}
+    loader = {"dataset": {"transform": [{"_target_": "LoadImaged", "keys": "@######entry"}]}}
+    train = {"trainer": trainer, "network": network, "handlers": [handler], "loader": loader}
+    bundle = written(tmp_path, train={"device": "cpu", "entry": "scan", "train": train})
+    written(tmp_path, multi_gpu_train={"train#trainer#train_handlers": "$@##handlers[:-1]"})
+    found = inject(bundle, tmp_path / "out.yaml")
+
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / "train.json"), *map(str, found.files)])
+    parser.resolve_macro_and_relative_ids()
+
+    memorization = parser["memorization"]
+    assert memorization["sampler"]["network"] == "@train::network"
+    assert memorization["handlers"][1]["save_dict"] == {"model": "@train::network"}
+    assert memorization["sampler"]["latent_shape"] == "@train::trainer::size"
+    assert memorization["transforms"]["transform"] == "$@train::loader::dataset.transform"
+    assert memorization["handlers"][0]["image_key"] == "scan"
+    assert "@train::handlers[:-1]" in parser["train#trainer#train_handlers"]
+    assert any("EMAHandler" in line for line in found.missing)
+
+
+def test_reference_to_above_the_config_is_named(tmp_path):
+    bundle = written(tmp_path, train={"device": "@##x", "trainer": {"_target_": "GanTrainer"}})
+    with pytest.raises(InputError, match=r"train.json: device refers to @##x, above the config; mend the bundle"):
+        inject(bundle, tmp_path / "out.yaml")
 
 
 def test_what_could_not_be_found_is_said_in_the_report_and_in_the_file(tmp_path):
