@@ -6,7 +6,6 @@ The configs of the bundle are read as data: nothing in them is executed here. MO
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,9 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     key = f"{where}#train_handlers"
     for name, kept in [(name, given[key]) for name, given in overrides.items() if key in given][-1:]:
         second = output.with_name(f"{output.stem}_multi_gpu.yaml")
-        names = [*(f"configs/{name}" for name in (*names, *overrides)), shown, path_seen_from(Path(bundle_dir), second)]
+        first, later = ([f"configs/{name}" for name in listed] for listed in (names, overrides))
+        # a list that the first file adds to may be none after the overrides
+        names = [*first, shown, *later, path_seen_from(Path(bundle_dir), second)]
         text = (
             f"# The handler on every rank, beside those that {name} keeps:\n"
             "#   torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run "
@@ -123,7 +124,7 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
         found.family = "GAN"
         return {
             "_target_": f"{module}.GeneratorSampler",
-            "network": referred(config, f"{where}#g_network"),
+            "network": _network(config, f"{where}#g_network", "network", found),
             "latent_shape": referred(config, f"{where}#latent_shape") or 64,
         }
     settings = {"scheduler": referred(config, f"{inferer_key}#scheduler"), "n_steps": 20}
@@ -139,10 +140,16 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
         )
         if autoencoder is None:
             found.missing.append("memorization#sampler#autoencoder: refer to the autoencoder")
+        if follow(config, inferer.get("ldm_latent_shape")) is not None:
+            found.missing.append(
+                "memorization#sampler: the inferer pads latents to ldm_latent_shape and cuts them to "
+                "autoencoder_latent_shape, which this sampler does not; give a FunctionSampler that calls the inferer, "
+                "with noise of the padded shape as latent_shape: docs/add_the_check.md, Latents that are padded"
+            )
         return {
             "_target_": f"{module}.LatentDiffusionSampler",
             "autoencoder": autoencoder,
-            "diffusion": referred(config, f"{where}#network"),
+            "diffusion": _network(config, f"{where}#network", "diffusion", found),
             "latent_shape": latent_shape,
             "scale_factor": referred(config, f"{inferer_key}#scale_factor") or 1.0,
             **settings,
@@ -157,7 +164,7 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
         found.missing.append("memorization#sampler#image_shape: give channels and sides of an image")
         return {
             "_target_": f"{module}.PixelDiffusionSampler",
-            "network": referred(config, f"{where}#network"),
+            "network": _network(config, f"{where}#network", "network", found),
             "image_shape": None,
             **settings,
             **_conditions(config, trainer, found),
@@ -166,6 +173,15 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
         f"{path}: of no known family; its trainer is {class_name(trainer) or 'unnamed'} with inferer "
         f"{class_name(inferer) or 'none'}, known are GanTrainer, LatentDiffusionInferer and DiffusionInferer. {INSTEAD}"
     )
+
+
+def _network(config: dict[str, Any], key: str, name: str, found: Injection) -> Any:
+    """Return a reference to the network that is trained; None where it is not found."""
+    network = referred(config, key)
+    if network is None:
+        saved = "memorization#handlers#1#save_dict#model"
+        found.missing.append(f"memorization#sampler#{name}, {saved}: refer to the network that is trained")
+    return network
 
 
 def _conditions(config: dict[str, Any], trainer: dict[str, Any], found: Injection) -> dict[str, Any]:
@@ -273,12 +289,14 @@ def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
     key = f"{where}#train_handlers"
     if handlers is None or handlers == "$None":
         return {key: "@memorization#handlers"}
-    if isinstance(handlers, list):  # written down where they are used: nothing to refer to
-        # behind them, so that references to them by their numbers hold
-        return {key: [*handlers, "@memorization#handlers#0", "@memorization#handlers#1"]}
+    ours = ["@memorization#handlers#0", "@memorization#handlers#1"]
+    if isinstance(handlers, list):  # behind them, so that what refers to them by their numbers holds
+        return {f"+{key}": ours}
+    if isinstance(handlers, dict):  # a single one, written down where it is used: nothing to refer to
+        return {key: [handlers, *ours]}
+    # it may be a list, a tuple, a single handler or None, and another on each rank
     expression = str(handlers).lstrip("$").strip()
-    # one that chooses or joins binds less tightly than +
-    return {key: f"$@memorization#handlers + {expression if _binds(expression) else f'({expression})'}"}
+    return {key: f"$@memorization#handlers + list(filter(bool, monai.utils.ensure_tuple(({expression}))))"}
 
 
 def _averages(config: dict[str, Any], handlers: Any) -> bool:
@@ -287,17 +305,8 @@ def _averages(config: dict[str, Any], handlers: Any) -> bool:
     if isinstance(handlers, str):
         named = [follow(config, f"@{name}") for name in REFERENCE.findall(handlers)]
         handlers = [step for found in named for step in (found if isinstance(found, list) else [found])]
-    return any(class_name(follow(config, handler)) == "EMAHandler" for handler in handlers or [])
-
-
-def _binds(expression: str) -> bool:
-    """Return whether an expression is one term or a sum, so that what is added before it changes nothing in it."""
-    try:
-        body = ast.parse(REFERENCE.sub("reference", expression), mode="eval").body
-    except SyntaxError:
-        return False
-    terms = (ast.Name, ast.Attribute, ast.Subscript, ast.Call, ast.List, ast.ListComp)
-    return isinstance(body, terms) or (isinstance(body, ast.BinOp) and isinstance(body.op, ast.Add))
+    listed = handlers if isinstance(handlers, list) else [handlers]
+    return any(class_name(follow(config, handler)) == "EMAHandler" for handler in listed)
 
 
 def _run_id(config: dict[str, Any], where: str) -> str:

@@ -81,15 +81,16 @@ def test_two_processes_draw_their_parts_and_stop_together(training_folder, valid
     found = inject(bundle, tmp_path / "fragment.yaml")
     assert [path.name for path in found.files] == ["fragment.yaml", "fragment_multi_gpu.yaml"]
     (told,) = re.findall(r"run --config_file \"\[(.*)\]\"", found.files[1].read_text())
-    written = [*(f"configs/{name}" for name in (*found.configs, "multi_gpu_train_diffusion.json"))]
-    assert told == ",".join(f"'{name}'" for name in (*written, "../fragment.yaml", "../fragment_multi_gpu.yaml"))
+    first, override = [f"configs/{name}" for name in found.configs], "configs/multi_gpu_train_diffusion.json"
+    assert told == ",".join(
+        f"'{name}'" for name in (*first, "../fragment.yaml", override, "../fragment_multi_gpu.yaml")
+    )
     sampler = yaml.safe_load(found.files[0].read_text())["memorization"]["sampler"]
     last = tmp_path / "last.yaml"
     record = {"_target_": "foreign_bundles.MetricsRecorder", "folder": str(tmp_path)}
     copying = {"_target_": "foreign_bundles.CopyingSampler", "sampler": sampler}
     last.write_text(yaml.safe_dump({"+memorization#handlers": [record], "memorization#sampler": copying}))
-    names = [*found.configs, "multi_gpu_train_diffusion.json"]
-    files = [str(bundle / "configs" / name) for name in names] + [str(path) for path in (*found.files, last)]
+    files = [str((bundle / name).resolve()) for name in re.findall("'(.*?)'", told)] + [str(last)]
     words = ["run", "--config_file", str(files), "--logging_file", "False", "--train#trainer#max_epochs", "2"]
     for key, value in options("latent diffusion", validation_folder, encoder_file).items():
         words += [f"--{key}", str(value)]
@@ -170,26 +171,58 @@ def test_our_own_bundle_has_a_fragment_already(tmp_path):
         inject(TESTS.parent / "bundles" / "latent_diffusion_2d", tmp_path / "out.yaml")
 
 
+HANDLER = {"_target_": "StatsHandler", "name": "theirs"}
+
+
 @pytest.mark.parametrize(
     ("handlers", "expected"),
     [
-        (None, "@memorization#handlers"),
-        ("$None", "@memorization#handlers"),
-        ("@handlers", "$@memorization#handlers + @handlers"),
-        ("$list(filter(bool, @handlers))", "$@memorization#handlers + list(filter(bool, @handlers))"),
-        ("$@handlers[: -1 if @rank else None]", "$@memorization#handlers + @handlers[: -1 if @rank else None]"),
-        ("$@handlers if @told else []", "$@memorization#handlers + (@handlers if @told else [])"),
-        ("$@handlers or []", "$@memorization#handlers + (@handlers or [])"),
-        (
-            [{"_target_": "StatsHandler"}],
-            [{"_target_": "StatsHandler"}, "@memorization#handlers#0", "@memorization#handlers#1"],
-        ),
+        (None, ["ours", "ours"]),
+        ("$None", ["ours", "ours"]),
+        ("@handlers", ["ours", "ours", "theirs", "theirs"]),
+        ("@handlers#0", ["ours", "ours", "theirs"]),
+        ("$list(filter(bool, @handlers))", ["ours", "ours", "theirs", "theirs"]),
+        ("$@handlers[: 1 if @told else None]", ["ours", "ours", "theirs"]),
+        ("$@handlers if not @told else None", ["ours", "ours"]),
+        ("$@handlers or []", ["ours", "ours", "theirs", "theirs"]),
+        ("$(@handlers#0,)", ["ours", "ours", "theirs"]),
+        ("$@handlers#0, @handlers#1", ["ours", "ours", "theirs", "theirs"]),
+        ([HANDLER], ["theirs", "ours", "ours"]),
+        ([], ["ours", "ours"]),
+        (HANDLER, ["theirs", "ours", "ours"]),
     ],
 )
-def test_handlers_of_the_bundle_stay_beside_ours(tmp_path, handlers, expected):
-    trainer = {"_target_": "GanTrainer", "g_network": "@g", "train_handlers": handlers} | LOADER
-    found = inject(written(tmp_path, train={"trainer": trainer, "device": "cpu"}), tmp_path / "out.yaml")
-    assert yaml.safe_load(found.files[0].read_text())["trainer#train_handlers"] == expected
+@pytest.mark.parametrize("within", ["the training", "the override for several GPUs", "a list that is overridden"])
+def test_handlers_of_the_bundle_stay_beside_ours(tmp_path, handlers, expected, within):
+    trainer = {"_target_": "GanTrainer", "g_network": "@g"} | LOADER
+    override = {"device": "cpu"}
+    if within == "the training":
+        trainer["train_handlers"] = handlers
+    else:
+        trainer["train_handlers"] = "@handlers" if within.startswith("the override") else [HANDLER, HANDLER]
+        override["trainer#train_handlers"] = handlers
+    config = {"trainer": trainer, "device": "cpu", "told": True, "handlers": [HANDLER, HANDLER]}
+    bundle = written(tmp_path, train=config, multi_gpu_train=override)
+    files = inject(bundle, tmp_path / "out.yaml").files
+    (told,) = re.findall(r"--config_file \"\[(.*)\]\"", files[-1].read_text())
+
+    parser = ConfigParser()
+    parser.read_config([str((bundle / name).resolve()) for name in re.findall("'(.*?)'", told)])
+    parser["memorization"] = {"handlers": [HANDLER | {"name": "ours"}, HANDLER | {"name": "ours"}]}
+    merged = parser.get_parsed_content("trainer#train_handlers")
+
+    assert [handler.name for handler in merged] == expected
+
+
+def test_changes_of_single_handlers_hold_where_the_trainer_lists_them(tmp_path):
+    trainer = {"_target_": "GanTrainer", "g_network": "@g", "train_handlers": [HANDLER]} | LOADER
+    bundle = written(
+        tmp_path, train={"trainer": trainer, "device": "cpu"}, quick={"trainer#train_handlers#0#name": "x"}
+    )
+    (file,) = inject(bundle, tmp_path / "out.yaml").files
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / name) for name in ("train.json", "quick.json")] + [str(file)])
+    assert parser["trainer#train_handlers#0#name"] == "x"
 
 
 def test_overrides_for_several_gpus_are_those_of_the_files_of_the_training(tmp_path):
@@ -309,7 +342,8 @@ def test_config_of_another_name_is_taken_where_it_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "handlers", ["@handlers", "$@handlers[:1]", "$[@ema, None]", [{"_target_": "StatsHandler"}, "@ema"], [], None]
+    "handlers",
+    ["@handlers", "$@handlers[:1]", "$[@ema, None]", [HANDLER, "@ema"], {"_target_": "EMAHandler"}, "@ema", [], None],
 )
 def test_averaged_weights_are_told(tmp_path, handlers):
     ema = {"_target_": "ignite.handlers.EMAHandler", "model": "@g"}
@@ -426,6 +460,23 @@ def test_disabled_transforms_are_left_out(tmp_path, disabled):
     section = yaml.safe_load(found.files[0].read_text())["memorization"]
     assert "crop" not in section["transforms"]
     assert section["handlers"][0]["image_key"] == "scan"
+
+
+def test_network_of_another_name_is_asked_for(tmp_path):
+    config = conditional({"_target_": "LoadImaged", "keys": "scan"})
+    config["trainer"]["unet"] = config["trainer"].pop("network")
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    asked = "memorization#sampler#network, memorization#handlers#1#save_dict#model: refer"
+    assert sum(line.startswith(asked) for line in found.missing) == 1
+
+
+def test_padded_latents_are_told(tmp_path):
+    config = conditional({"_target_": "LoadImaged", "keys": "scan"})
+    for number, shape in enumerate((None, [8, 8])):
+        padded = {"ldm_latent_shape": shape, "autoencoder_latent_shape": shape}
+        config["trainer"]["inferer"] = {"_target_": "LatentDiffusionInferer", "scheduler": "@s"} | padded
+        found = inject(written(tmp_path, train=config), tmp_path / f"out{number}.yaml")
+        assert sum("the inferer pads latents" in line for line in found.missing) == number
 
 
 def test_conditions_are_asked_for_where_the_model_takes_them(tmp_path):
