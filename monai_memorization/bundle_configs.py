@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from monai.bundle import ConfigParser
 
 from monai_memorization.errors import InputError
 
@@ -44,12 +45,34 @@ def read_training_config(folder: Path, name: str | None = None) -> tuple[list[st
         there = [path.name for path in sorted(folder.glob("*")) if path.suffix in SUFFIXES]
         others = f"; name the config of the training as --config if it is among {', '.join(there)}" if there else ""
         raise InputError(f"{folder}: no training config; looked for {looked_for}{others}. {INSTEAD}")
-    config, names = read_config(main), [main.name]
+    config, names = _read_absolute(main), [main.name]
     for earlier in (main.with_name(f"{stem}{main.suffix}") for stem in EARLIER_CONFIGS):
         # a second stage, or a training that shares a file with the inference, has no device of its own
         if "device" not in config and earlier.is_file():
-            config, names = read_config(earlier) | config, [earlier.name, *names]
+            config, names = _read_absolute(earlier) | config, [earlier.name, *names]
     return names, config
+
+
+def read_multi_gpu_overrides(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the multi-GPU overrides of a training by their names, in the order of its stages.
+
+    Args:
+        folder: of the configs.
+        names: of the files of the training, in their order.
+
+    Returns:
+        Their content, with # in the keys also where they have ::.
+
+    Raises:
+        InputError: if one does not parse.
+    """
+    named = [folder / f"multi_gpu_{Path(name).stem}{suffix}" for name in names for suffix in SUFFIXES]
+    paths = [path for path in named if path.is_file()]
+    if not paths:  # one for all trainings, or named otherwise
+        paths = [path for path in sorted(folder.glob("multi_gpu_train*")) if path.suffix in SUFFIXES]
+    return {
+        path.name: {str(key).replace("::", "#"): value for key, value in _read_absolute(path).items()} for path in paths
+    }
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -72,11 +95,36 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _read_absolute(path: Path) -> dict[str, Any]:
+    """Return the content of a config, with relative references such as @##network resolved as MONAI does."""
+    config = read_config(path)
+    parts: list[tuple[str, Any]] = [("", config)]
+    seen: set[int] = set()  # YAML may name one part at many places, or within itself
+    while parts:
+        above, part = parts.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        for name, value in part.items() if isinstance(part, dict) else enumerate(part):
+            key = f"{above}#{name}" if above else str(name)
+            if isinstance(value, dict | list):
+                parts.append((key, value))
+            elif isinstance(value, str) and re.search("@(#|::)", value):
+                try:
+                    part[name] = ConfigParser.resolve_relative_ids(key.replace("#", "::"), value)
+                except ValueError:
+                    raise InputError(f"{path}: {key} refers to {value}, above the config; mend the bundle") from None
+    return config
+
+
 def find(config: dict[str, Any], key: str) -> Any:
-    """Return what a key such as train#trainer names, None where nothing."""
+    """Return what a key such as train#trainer or handlers#0 names, None where nothing."""
     found: Any = config
     for part in re.split("#|::", key):
-        found = found.get(part) if isinstance(found, dict) else None
+        if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            found = found.get(part) if isinstance(found, dict) else None
     return found
 
 
@@ -101,7 +149,7 @@ def place(config: dict[str, Any], key: str) -> str:
 def referred(config: dict[str, Any], key: str) -> Any:
     """Return what is written at a key, but a reference to it where it makes an object: written twice, it makes two."""
     value = find(config, key)
-    makes = isinstance(value, dict) or (isinstance(value, str) and value.startswith("$"))
+    makes = isinstance(value, dict) or (isinstance(value, str) and value.startswith(("$", "%")))
     return f"@{key}" if makes else value
 
 
@@ -112,11 +160,3 @@ def _is_reference(value: Any) -> bool:
 def class_name(value: Any) -> str:
     """Return the class that a config names, without its modules."""
     return str(value.get("_target_", "")).rpartition(".")[2] if isinstance(value, dict) else ""
-
-
-def follow_list(config: dict[str, Any], value: Any) -> list[Any]:
-    """Return a list that is written down, or put together from such by +; empty where it is anything else."""
-    value = follow(config, value)
-    if isinstance(value, str) and re.fullmatch(r"\$\s*@[\w#:]+(\s*\+\s*@[\w#:]+)*", value):
-        return [step for part in re.findall(r"@[\w#:]+", value) for step in follow_list(config, part)]
-    return value if isinstance(value, list) else []

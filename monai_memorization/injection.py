@@ -6,8 +6,6 @@ The configs of the bundle are read as data: nothing in them is executed here. MO
 
 from __future__ import annotations
 
-import ast
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,15 @@ import yaml
 from monai_memorization.bundle_configs import (
     INSTEAD,
     REFERENCE,
-    SUFFIXES,
     class_name,
     find,
     follow,
-    follow_list,
     place,
-    read_config,
+    read_multi_gpu_overrides,
     read_training_config,
     referred,
 )
+from monai_memorization.bundle_transforms import image_key, loaded_keys, transform_steps, value_range
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 from monai_memorization.images.export import CUTTING
@@ -96,11 +93,13 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     # the command has to be given in the bundle's folder
     run_id, shown = _run_id(config, where), path_seen_from(Path(bundle_dir), output)
     texts = {output: _header(found, shown, run_id) + yaml.safe_dump(content, sort_keys=False, width=120)}
-    overrides = _multi_gpu(folder)
+    overrides = read_multi_gpu_overrides(folder, names)
     key = f"{where}#train_handlers"
     for name, kept in [(name, given[key]) for name, given in overrides.items() if key in given][-1:]:
         second = output.with_name(f"{output.stem}_multi_gpu.yaml")
-        names = [*(f"configs/{name}" for name in (*names, *overrides)), shown, path_seen_from(Path(bundle_dir), second)]
+        first, later = ([f"configs/{name}" for name in listed] for listed in (names, overrides))
+        # a list that the first file adds to may be none after the overrides
+        names = [*first, shown, *later, path_seen_from(Path(bundle_dir), second)]
         text = (
             f"# The handler on every rank, beside those that {name} keeps:\n"
             "#   torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run "
@@ -125,7 +124,7 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
         found.family = "GAN"
         return {
             "_target_": f"{module}.GeneratorSampler",
-            "network": referred(config, f"{where}#g_network"),
+            "network": _network(config, f"{where}#g_network", "network", found),
             "latent_shape": referred(config, f"{where}#latent_shape") or 64,
         }
     settings = {"scheduler": referred(config, f"{inferer_key}#scheduler"), "n_steps": 20}
@@ -141,10 +140,16 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
         )
         if autoencoder is None:
             found.missing.append("memorization#sampler#autoencoder: refer to the autoencoder")
+        if follow(config, inferer.get("ldm_latent_shape")) is not None:
+            found.missing.append(
+                "memorization#sampler: the inferer pads latents to ldm_latent_shape and cuts them to "
+                "autoencoder_latent_shape, which this sampler does not; give a FunctionSampler that calls the inferer, "
+                "with noise of the padded shape as latent_shape: docs/add_the_check.md, Latents that are padded"
+            )
         return {
             "_target_": f"{module}.LatentDiffusionSampler",
             "autoencoder": autoencoder,
-            "diffusion": referred(config, f"{where}#network"),
+            "diffusion": _network(config, f"{where}#network", "diffusion", found),
             "latent_shape": latent_shape,
             "scale_factor": referred(config, f"{inferer_key}#scale_factor") or 1.0,
             **settings,
@@ -159,7 +164,7 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
         found.missing.append("memorization#sampler#image_shape: give channels and sides of an image")
         return {
             "_target_": f"{module}.PixelDiffusionSampler",
-            "network": referred(config, f"{where}#network"),
+            "network": _network(config, f"{where}#network", "network", found),
             "image_shape": None,
             **settings,
             **_conditions(config, trainer, found),
@@ -168,6 +173,15 @@ def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -
         f"{path}: of no known family; its trainer is {class_name(trainer) or 'unnamed'} with inferer "
         f"{class_name(inferer) or 'none'}, known are GanTrainer, LatentDiffusionInferer and DiffusionInferer. {INSTEAD}"
     )
+
+
+def _network(config: dict[str, Any], key: str, name: str, found: Injection) -> Any:
+    """Return a reference to the network that is trained; None where it is not found."""
+    network = referred(config, key)
+    if network is None:
+        saved = "memorization#handlers#1#save_dict#model"
+        found.missing.append(f"memorization#sampler#{name}, {saved}: refer to the network that is trained")
+    return network
 
 
 def _conditions(config: dict[str, Any], trainer: dict[str, Any], found: Injection) -> dict[str, Any]:
@@ -185,7 +199,7 @@ def _conditions(config: dict[str, Any], trainer: dict[str, Any], found: Injectio
 def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], found: Injection) -> dict[str, Any]:
     """Return the section of the fragment: the images as the generator sees them, the sampler and the handler."""
     dataset, content = _dataset(config, where)
-    steps = _transforms(config, content)
+    steps = transform_steps(config, content.get("transform"))
     fixed: dict[str, Any] = {
         "_target_": "monai_memorization.images.export.fixed_transforms",
         "transform": f"${dataset}.transform",
@@ -200,9 +214,15 @@ def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], f
         "data": f"${dataset}.data",
         "transform": "@memorization#transforms",
     }
-    key = _image_key(config, steps)
-    if (value_range := _value_range(config, steps, key)) is not None:
-        sampler["value_range"] = value_range
+    key = image_key(config, steps)
+    if (ends := value_range(config, steps, key)) is not None:
+        sampler["value_range"] = ends
+    loaded = loaded_keys(config, steps)
+    if loaded and key not in loaded:
+        found.missing.append(
+            f"memorization#validation#data: {key} is made of {', '.join(loaded)}; give a list of items that name these "
+            "files, and their patient_id"
+        )
     if dataset is None or not steps:
         training = None
         found.missing.append(
@@ -264,49 +284,19 @@ def _dataset(config: dict[str, Any], where: str) -> tuple[str | None, dict[str, 
     return (f"@{key}", content) if isinstance(content, dict) else (None, {})
 
 
-def _transforms(config: dict[str, Any], dataset: dict[str, Any]) -> list[Any]:
-    """Return the configs of the transforms of a data set, as far as they are written down."""
-    transform = follow(config, dataset.get("transform"))
-    return follow_list(config, transform.get("transforms")) if isinstance(transform, dict) else []
-
-
-def _image_key(config: dict[str, Any], steps: list[Any]) -> str:
-    """Return the entry of an item that holds the image: the first that is loaded, else the first that is named."""
-    named = [step for step in steps if _keys(config, step)]
-    loading = [step for step in named if class_name(step).startswith("LoadImage")]
-    return _keys(config, (loading or named)[0])[0] if named else "image"
-
-
-def _keys(config: dict[str, Any], step: Any) -> list[str]:
-    """Return the entries that a transform names; a reference to one as it is, since MONAI follows it."""
-    keys = step.get("keys") if isinstance(step, dict) else None
-    listed = follow(config, keys)
-    return [str(name) for name in (listed if isinstance(listed, list) else [keys]) if name]
-
-
-def _value_range(config: dict[str, Any], steps: list[Any], key: str) -> list[Any] | None:
-    """Return between what values the images are scaled; None where no transform says so: MemorizationHandler will."""
-    value_range: list[Any] = [None]
-    for step in steps:
-        scale = re.fullmatch(r"(ScaleIntensity(Range(Percentiles)?)?)(d|D|Dict)", class_name(step))
-        if scale and key in _keys(config, step):
-            # only the first of them scales to [0, 1] unless told otherwise
-            names, default = (("minv", "maxv"), (0, 1)) if scale[2] is None else (("b_min", "b_max"), (None, None))
-            value_range = [step.get(name, value) for name, value in zip(names, default, strict=True)]
-    return None if None in value_range else value_range
-
-
 def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
     """Return the override that puts our handlers beside those of the bundle."""
     key = f"{where}#train_handlers"
     if handlers is None or handlers == "$None":
         return {key: "@memorization#handlers"}
-    if isinstance(handlers, list):  # written down where they are used: nothing to refer to
-        # behind them, so that references to them by their numbers hold
-        return {key: [*handlers, "@memorization#handlers#0", "@memorization#handlers#1"]}
+    ours = ["@memorization#handlers#0", "@memorization#handlers#1"]
+    if isinstance(handlers, list):  # behind them, so that what refers to them by their numbers holds
+        return {f"+{key}": ours}
+    if isinstance(handlers, dict):  # a single one, written down where it is used: nothing to refer to
+        return {key: [handlers, *ours]}
+    # it may be a list, a tuple, a single handler or None, and another on each rank
     expression = str(handlers).lstrip("$").strip()
-    # one that chooses or joins binds less tightly than +
-    return {key: f"$@memorization#handlers + {expression if _binds(expression) else f'({expression})'}"}
+    return {key: f"$@memorization#handlers + list(filter(bool, monai.utils.ensure_tuple(({expression}))))"}
 
 
 def _averages(config: dict[str, Any], handlers: Any) -> bool:
@@ -315,31 +305,17 @@ def _averages(config: dict[str, Any], handlers: Any) -> bool:
     if isinstance(handlers, str):
         named = [follow(config, f"@{name}") for name in REFERENCE.findall(handlers)]
         handlers = [step for found in named for step in (found if isinstance(found, list) else [found])]
-    return any(class_name(follow(config, handler)) == "EMAHandler" for handler in handlers or [])
-
-
-def _binds(expression: str) -> bool:
-    """Return whether an expression is one term or a sum, so that what is added before it changes nothing in it."""
-    try:
-        body = ast.parse(REFERENCE.sub("reference", expression), mode="eval").body
-    except SyntaxError:
-        return False
-    terms = (ast.Name, ast.Attribute, ast.Subscript, ast.Call, ast.List, ast.ListComp)
-    return isinstance(body, terms) or (isinstance(body, ast.BinOp) and isinstance(body.op, ast.Add))
-
-
-def _multi_gpu(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the multi-GPU overrides of the training by their names, in the order of the stages."""
-    paths = [path for path in sorted(folder.glob("multi_gpu_train*")) if path.suffix in SUFFIXES]
-    return {path.name: read_config(path) for path in paths}
+    listed = handlers if isinstance(handlers, list) else [handlers]
+    return any(class_name(follow(config, handler)) == "EMAHandler" for handler in listed)
 
 
 def _run_id(config: dict[str, Any], where: str) -> str:
     """Return the key that runs the training: "run", or under another name the one that calls run() of the trainer."""
-    calls = [key for key, value in config.items() if isinstance(value, list | str) and ".run()" in str(value)]
-    calls.sort(
-        key=lambda key: f"@{where}.run()" not in str(config[key]).replace("::", "#")
-    )  # before those of an evaluator
+    lines = {key: value if isinstance(value, list) else [value] for key, value in config.items()}
+    told = {key: " ".join(line for line in listed if isinstance(line, str)) for key, listed in lines.items()}
+    calls = [key for key, text in told.items() if ".run()" in text]
+    # before those of an evaluator
+    calls.sort(key=lambda key: f"@{where}.run()" not in told[key].replace("::", "#"))
     return "" if "run" in config or not calls else f"{calls[0]} "
 
 

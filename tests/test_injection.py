@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from monai.bundle import ConfigParser
 from two_processes import torchrun
 
 from monai_memorization.errors import InputError
@@ -80,15 +81,16 @@ def test_two_processes_draw_their_parts_and_stop_together(training_folder, valid
     found = inject(bundle, tmp_path / "fragment.yaml")
     assert [path.name for path in found.files] == ["fragment.yaml", "fragment_multi_gpu.yaml"]
     (told,) = re.findall(r"run --config_file \"\[(.*)\]\"", found.files[1].read_text())
-    written = [*(f"configs/{name}" for name in (*found.configs, "multi_gpu_train_diffusion.json"))]
-    assert told == ",".join(f"'{name}'" for name in (*written, "../fragment.yaml", "../fragment_multi_gpu.yaml"))
+    first, override = [f"configs/{name}" for name in found.configs], "configs/multi_gpu_train_diffusion.json"
+    assert told == ",".join(
+        f"'{name}'" for name in (*first, "../fragment.yaml", override, "../fragment_multi_gpu.yaml")
+    )
     sampler = yaml.safe_load(found.files[0].read_text())["memorization"]["sampler"]
     last = tmp_path / "last.yaml"
     record = {"_target_": "foreign_bundles.MetricsRecorder", "folder": str(tmp_path)}
     copying = {"_target_": "foreign_bundles.CopyingSampler", "sampler": sampler}
     last.write_text(yaml.safe_dump({"+memorization#handlers": [record], "memorization#sampler": copying}))
-    names = [*found.configs, "multi_gpu_train_diffusion.json"]
-    files = [str(bundle / "configs" / name) for name in names] + [str(path) for path in (*found.files, last)]
+    files = [str((bundle / name).resolve()) for name in re.findall("'(.*?)'", told)] + [str(last)]
     words = ["run", "--config_file", str(files), "--logging_file", "False", "--train#trainer#max_epochs", "2"]
     for key, value in options("latent diffusion", validation_folder, encoder_file).items():
         words += [f"--{key}", str(value)]
@@ -169,26 +171,103 @@ def test_our_own_bundle_has_a_fragment_already(tmp_path):
         inject(TESTS.parent / "bundles" / "latent_diffusion_2d", tmp_path / "out.yaml")
 
 
+HANDLER = {"_target_": "StatsHandler", "name": "theirs"}
+
+
 @pytest.mark.parametrize(
     ("handlers", "expected"),
     [
-        (None, "@memorization#handlers"),
-        ("$None", "@memorization#handlers"),
-        ("@handlers", "$@memorization#handlers + @handlers"),
-        ("$list(filter(bool, @handlers))", "$@memorization#handlers + list(filter(bool, @handlers))"),
-        ("$@handlers[: -1 if @rank else None]", "$@memorization#handlers + @handlers[: -1 if @rank else None]"),
-        ("$@handlers if @told else []", "$@memorization#handlers + (@handlers if @told else [])"),
-        ("$@handlers or []", "$@memorization#handlers + (@handlers or [])"),
-        (
-            [{"_target_": "StatsHandler"}],
-            [{"_target_": "StatsHandler"}, "@memorization#handlers#0", "@memorization#handlers#1"],
-        ),
+        (None, ["ours", "ours"]),
+        ("$None", ["ours", "ours"]),
+        ("@handlers", ["ours", "ours", "theirs", "theirs"]),
+        ("@handlers#0", ["ours", "ours", "theirs"]),
+        ("$list(filter(bool, @handlers))", ["ours", "ours", "theirs", "theirs"]),
+        ("$@handlers[: 1 if @told else None]", ["ours", "ours", "theirs"]),
+        ("$@handlers if not @told else None", ["ours", "ours"]),
+        ("$@handlers or []", ["ours", "ours", "theirs", "theirs"]),
+        ("$(@handlers#0,)", ["ours", "ours", "theirs"]),
+        ("$@handlers#0, @handlers#1", ["ours", "ours", "theirs", "theirs"]),
+        ([HANDLER], ["theirs", "ours", "ours"]),
+        ([], ["ours", "ours"]),
+        (HANDLER, ["theirs", "ours", "ours"]),
     ],
 )
-def test_handlers_of_the_bundle_stay_beside_ours(tmp_path, handlers, expected):
-    trainer = {"_target_": "GanTrainer", "g_network": "@g", "train_handlers": handlers} | LOADER
-    found = inject(written(tmp_path, train={"trainer": trainer, "device": "cpu"}), tmp_path / "out.yaml")
-    assert yaml.safe_load(found.files[0].read_text())["trainer#train_handlers"] == expected
+@pytest.mark.parametrize("within", ["the training", "the override for several GPUs", "a list that is overridden"])
+def test_handlers_of_the_bundle_stay_beside_ours(tmp_path, handlers, expected, within):
+    trainer = {"_target_": "GanTrainer", "g_network": "@g"} | LOADER
+    override = {"device": "cpu"}
+    if within == "the training":
+        trainer["train_handlers"] = handlers
+    else:
+        trainer["train_handlers"] = "@handlers" if within.startswith("the override") else [HANDLER, HANDLER]
+        override["trainer#train_handlers"] = handlers
+    config = {"trainer": trainer, "device": "cpu", "told": True, "handlers": [HANDLER, HANDLER]}
+    bundle = written(tmp_path, train=config, multi_gpu_train=override)
+    files = inject(bundle, tmp_path / "out.yaml").files
+    (told,) = re.findall(r"--config_file \"\[(.*)\]\"", files[-1].read_text())
+
+    parser = ConfigParser()
+    parser.read_config([str((bundle / name).resolve()) for name in re.findall("'(.*?)'", told)])
+    parser["memorization"] = {"handlers": [HANDLER | {"name": "ours"}, HANDLER | {"name": "ours"}]}
+    merged = parser.get_parsed_content("trainer#train_handlers")
+
+    assert [handler.name for handler in merged] == expected
+
+
+def test_changes_of_single_handlers_hold_where_the_trainer_lists_them(tmp_path):
+    trainer = {"_target_": "GanTrainer", "g_network": "@g", "train_handlers": [HANDLER]} | LOADER
+    bundle = written(
+        tmp_path, train={"trainer": trainer, "device": "cpu"}, quick={"trainer#train_handlers#0#name": "x"}
+    )
+    (file,) = inject(bundle, tmp_path / "out.yaml").files
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / name) for name in ("train.json", "quick.json")] + [str(file)])
+    assert parser["trainer#train_handlers#0#name"] == "x"
+
+
+def test_overrides_for_several_gpus_are_those_of_the_files_of_the_training(tmp_path):
+    key = "trainer#train_handlers"
+    train = {"device": "cpu", "trainer": {"_target_": "GanTrainer", "train_handlers": "@handlers"} | LOADER}
+    bundle = written(tmp_path, train=train, multi_gpu_train_other={key: "$@handlers[:3]"})
+    second = inject(bundle, tmp_path / "out.yaml").files[-1]
+    assert "@handlers[:3]" in second.read_text()  # for want of one that has the training's name
+    assert "'configs/multi_gpu_train_other.json'" in second.read_text()
+
+    written(tmp_path, multi_gpu_train={key.replace("#", "::"): "$@handlers[:1]"})
+    second = inject(bundle, tmp_path / "other.yaml").files[-1]
+    assert "@handlers[:1]" in yaml.safe_load(second.read_text())[key]
+    assert "multi_gpu_train_other" not in second.read_text()
+
+
+def test_relative_references_lead_where_they_led(tmp_path):
+    trainer = {"_target_": "GanTrainer", "g_network": "@##network", "latent_shape": "@::size", "size": 5} | LOADER
+    handler = {"_target_": "ignite.handlers.EMAHandler", "model": "@###network"}
+    trainer |= {"train_handlers": "@##handlers", "train_data_loader": "@##loader"}
+    network = {"_target_": "Generator"}
+    loader = {"dataset": {"transform": [{"_target_": "LoadImaged", "keys": "@######entry"}]}}
+    train = {"trainer": trainer, "network": network, "handlers": [handler], "loader": loader}
+    bundle = written(tmp_path, train={"device": "cpu", "entry": "scan", "train": train})
+    written(tmp_path, multi_gpu_train={"train#trainer#train_handlers": "$@##handlers[:-1]"})
+    found = inject(bundle, tmp_path / "out.yaml")
+
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / "train.json"), *map(str, found.files)])
+    parser.resolve_macro_and_relative_ids()
+
+    memorization = parser["memorization"]
+    assert memorization["sampler"]["network"] == "@train::network"
+    assert memorization["handlers"][1]["save_dict"] == {"model": "@train::network"}
+    assert memorization["sampler"]["latent_shape"] == "@train::trainer::size"
+    assert memorization["transforms"]["transform"] == "$@train::loader::dataset.transform"
+    assert memorization["handlers"][0]["image_key"] == "scan"
+    assert "@train::handlers[:-1]" in parser["train#trainer#train_handlers"]
+    assert any("EMAHandler" in line for line in found.missing)
+
+
+def test_reference_to_above_the_config_is_named(tmp_path):
+    bundle = written(tmp_path, train={"device": "@##x", "trainer": {"_target_": "GanTrainer"}})
+    with pytest.raises(InputError, match=r"train.json: device refers to @##x, above the config; mend the bundle"):
+        inject(bundle, tmp_path / "out.yaml")
 
 
 def test_what_could_not_be_found_is_said_in_the_report_and_in_the_file(tmp_path):
@@ -263,7 +342,8 @@ def test_config_of_another_name_is_taken_where_it_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "handlers", ["@handlers", "$@handlers[:1]", "$[@ema, None]", [{"_target_": "StatsHandler"}, "@ema"], [], None]
+    "handlers",
+    ["@handlers", "$@handlers[:1]", "$[@ema, None]", [HANDLER, "@ema"], {"_target_": "EMAHandler"}, "@ema", [], None],
 )
 def test_averaged_weights_are_told(tmp_path, handlers):
     ema = {"_target_": "ignite.handlers.EMAHandler", "model": "@g"}
@@ -314,6 +394,89 @@ def test_image_is_what_is_loaded(tmp_path, keys):
     (file,) = inject(written(tmp_path, train=config), tmp_path / "out.yaml").files
     section = yaml.safe_load(file.read_text())["memorization"]
     assert section["handlers"][0]["image_key"] == section["validation"]["data"]["key"] == "scan"
+
+
+@pytest.mark.parametrize(
+    ("steps", "key", "told"),
+    [
+        ([{"_target_": "LoadImaged", "keys": ["mask", "image"]}], "image", None),
+        ([{"_target_": "LoadImaged", "keys": ["@of_mask", "@of_image"]}], "image", None),
+        ([{"_target_": "LoadImaged", "keys": ["latents", "reals"]}], "reals", None),
+        ([{"_target_": "LoadImaged", "keys": "reals"}, {"_target_": "Flipd", "keys": "image"}], "image", "reals"),
+        (
+            [
+                {"_target_": "LoadImaged", "keys": ["t1", "t2"]},
+                {"_target_": "ConcatItemsd", "keys": ["t1", "t2"], "name": "image"},
+            ],
+            "image",
+            "t1, t2",
+        ),
+        ([{"_target_": "LoadImaged", "keys": "t1"}, {"_target_": "CopyItemsd", "names": ["image"]}], "image", "t1"),
+        ([{"_target_": "scripts.Readd", "keys": ["seed", "image"]}], "image", None),
+        ([{"_target_": "scripts.Readd", "keys": "@computed"}], "@computed", None),
+    ],
+)
+def test_image_is_what_the_trainer_takes_even_if_other_entries_are_loaded_first(tmp_path, steps, key, told):
+    config = conditional({}) | {"of_image": "$monai.utils.CommonKeys.IMAGE", "of_mask": "mask", "computed": "$f()"}
+    config["data"]["transform"]["transforms"] = steps
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    section = yaml.safe_load(found.files[0].read_text())["memorization"]
+    assert section["handlers"][0]["image_key"] == section["validation"]["data"]["key"] == key
+    lines = [line for line in found.missing if line.startswith("memorization#validation#data")]
+    assert [f"{key} is made of {told}; give" in line for line in lines] == ([True] if told else [])
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {"_target_": "Compose", "transforms": ["@load", "@crop"]},
+        {"_target_": "Compose", "transforms": ["@steps#0", {"_target_": "Compose", "transforms": ["@crop"]}]},
+        {"_target_": "Compose", "transforms": "$@steps + @more"},
+        ["@load", "@crop"],
+        "@steps",
+    ],
+)
+def test_transforms_are_found_wherever_they_are_written(tmp_path, transform):
+    config = conditional({}) | {
+        "load": {"_target_": "LoadImaged", "keys": "scan"},
+        "crop": {"_target_": "RandSpatialCropd", "keys": "scan"},
+        "steps": ["@load", {"_target_": "OneOf", "transforms": ["@crop"]}],
+        "more": [{"_target_": "RandZoomd", "keys": "scan"}],
+        "data": {"transform": transform},
+    }
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    section = yaml.safe_load(found.files[0].read_text())["memorization"]
+    assert section["training"]["data"] == "$@data.data"
+    assert section["handlers"][0]["image_key"] == "scan"
+    assert any("crop in the place of RandSpatialCropd" in line for line in found.missing)
+
+
+@pytest.mark.parametrize("disabled", [True, "true"])
+def test_disabled_transforms_are_left_out(tmp_path, disabled):
+    config = conditional({"_target_": "LoadImaged", "keys": "scan"})
+    crop = {"_target_": "RandSpatialCropd", "keys": "image", "_disabled_": disabled}
+    config["data"]["transform"]["transforms"].append(crop)
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    section = yaml.safe_load(found.files[0].read_text())["memorization"]
+    assert "crop" not in section["transforms"]
+    assert section["handlers"][0]["image_key"] == "scan"
+
+
+def test_network_of_another_name_is_asked_for(tmp_path):
+    config = conditional({"_target_": "LoadImaged", "keys": "scan"})
+    config["trainer"]["unet"] = config["trainer"].pop("network")
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    asked = "memorization#sampler#network, memorization#handlers#1#save_dict#model: refer"
+    assert sum(line.startswith(asked) for line in found.missing) == 1
+
+
+def test_padded_latents_are_told(tmp_path):
+    config = conditional({"_target_": "LoadImaged", "keys": "scan"})
+    for number, shape in enumerate((None, [8, 8])):
+        padded = {"ldm_latent_shape": shape, "autoencoder_latent_shape": shape}
+        config["trainer"]["inferer"] = {"_target_": "LatentDiffusionInferer", "scheduler": "@s"} | padded
+        found = inject(written(tmp_path, train=config), tmp_path / f"out{number}.yaml")
+        assert sum("the inferer pads latents" in line for line in found.missing) == number
 
 
 def test_conditions_are_asked_for_where_the_model_takes_them(tmp_path):
