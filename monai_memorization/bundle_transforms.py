@@ -15,12 +15,13 @@ SUM = re.compile(r"\$\s*@[\w#:]+(\s*\+\s*@[\w#:]+)*")
 CONSTANT = re.compile(r"\$[\w.]*Keys\.([A-Z]+)")
 
 
-def transform_steps(config: dict[str, Any], transform: Any) -> list[dict[str, Any]]:
+def transform_steps(config: dict[str, Any], transform: Any, depth: int = 20) -> list[dict[str, Any]]:
     """Return the configs of the transforms within transforms, as far as they are written down and not disabled.
 
     Args:
         config: the training config.
         transform: config of a transform or a list of such, a reference to either, or a sum of references.
+        depth: how far transforms within transforms are followed; those that hold themselves are the bundle's defect.
 
     Returns:
         The transforms, in their order.
@@ -29,10 +30,10 @@ def transform_steps(config: dict[str, Any], transform: Any) -> list[dict[str, An
     if isinstance(transform, str) and SUM.fullmatch(transform):
         transform = [f"@{key}" for key in REFERENCE.findall(transform)]
     if isinstance(transform, list):
-        return [step for part in transform for step in transform_steps(config, part)]
+        return [step for part in transform if depth for step in transform_steps(config, part, depth - 1)]
     if not isinstance(transform, dict) or str(transform.get("_disabled_")).lower() == "true":
         return []
-    return transform_steps(config, transform["transforms"]) if "transforms" in transform else [transform]
+    return transform_steps(config, transform["transforms"], depth) if "transforms" in transform else [transform]
 
 
 def image_key(config: dict[str, Any], steps: list[dict[str, Any]]) -> str:

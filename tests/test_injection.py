@@ -451,6 +451,13 @@ def test_transforms_are_found_wherever_they_are_written(tmp_path, transform):
     assert any("crop in the place of RandSpatialCropd" in line for line in found.missing)
 
 
+def test_transforms_that_hold_themselves_are_no_endless_search(tmp_path):
+    config = conditional({}) | {"more": [{"_target_": "LoadImaged", "keys": "scan"}], "steps": "$@steps + @more"}
+    config["data"] = {"transform": "@steps"}
+    found = inject(written(tmp_path, train=config), tmp_path / "out.yaml")
+    assert yaml.safe_load(found.files[0].read_text())["memorization"]["handlers"][0]["image_key"] == "scan"
+
+
 @pytest.mark.parametrize("disabled", [True, "true"])
 def test_disabled_transforms_are_left_out(tmp_path, disabled):
     config = conditional({"_target_": "LoadImaged", "keys": "scan"})
