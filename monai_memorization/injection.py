@@ -294,7 +294,8 @@ def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
         return {f"+{key}": ours}
     if isinstance(handlers, dict):  # a single one, written down where it is used: nothing to refer to
         return {key: [handlers, *ours]}
-    # it may be a list, a tuple, a single handler or None, and another on each rank
+    # it may be a list, a single handler or None, another on each rank, or a bare tuple, which is one argument only
+    # within parentheses of its own
     expression = str(handlers).lstrip("$").strip()
     return {key: f"$@memorization#handlers + list(filter(bool, monai.utils.ensure_tuple(({expression}))))"}
 

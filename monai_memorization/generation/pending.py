@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,8 @@ def pending_seeds(
     """
     if n_images < 1 or batch_size < 1:
         raise InputError(f"n_images: {n_images}, batch_size: {batch_size}; both must be at least 1")
-    folder, drawn_by = Path(output_dir), _hash(networks, [batch_size, *settings])
+    folder, depends_on = Path(output_dir), described([*networks, batch_size, *settings])
+    drawn_by = hashlib.sha256(repr(depends_on).encode()).hexdigest()
     distributed = dist.is_available() and dist.is_initialized()
     rank, n_ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     mark = folder / MARK
@@ -79,11 +79,3 @@ def _is_complete(path: Path, since: int) -> bool:
     except (FileNotFoundError, InputError):
         return False
     return True
-
-
-def _hash(networks: Iterable[nn.Module], settings: Iterable[Any]) -> str:
-    digest = hashlib.sha256()
-    for name, value in chain.from_iterable(sorted(network.state_dict().items()) for network in networks):
-        digest.update(name.encode() + value.cpu().numpy().tobytes())
-    digest.update(repr([described(setting) for setting in settings]).encode())
-    return digest.hexdigest()

@@ -241,9 +241,8 @@ def _from_list(source: Path, role: str) -> ImageSet:
     columns = read_columns(source, role)
     ids, patients, labels = columns["image"], columns.get("patient_id"), columns.get("label")
     _refuse_unwritable((*ids, *(patients or ()), *(labels or ())), role)
-    if labels and any(known_suffix(label) for label in labels):
-        example = next(label for label in labels if known_suffix(label))
-        logger.warning("%s: label in %s names files such as %s, no classes, and is not used", role, source, example)
+    if files := [label for label in labels or () if known_suffix(label)]:
+        logger.warning("%s: label in %s names files such as %s, no classes, and is not used", role, source, files[0])
         labels = None
     paths = tuple(source.parent / name for name in ids)
     _check_files(ids, paths, source, role)
