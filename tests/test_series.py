@@ -82,6 +82,35 @@ def test_frames_of_one_file_are_the_volume_that_slices_are(volume, affine, tmp_p
     assert spacing == expected_spacing
 
 
+def test_file_of_one_placed_frame_is_a_picture_of_its_rescaled_values(volume, tmp_path):
+    image, spacing = read_with_spacing(write_frames(volume[..., :1], AXIAL, tmp_path))
+
+    (slice_,) = (tmp_path / "slices").iterdir()
+    assert torch.equal(image, read_image(slice_))
+    assert spacing is None
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, r"colours \(RGB\)"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, r"colours \(PALETTE COLOR\)"),
+        ({"NumberOfFrames": 3}, "3 frames"),
+    ],
+    ids=["rgb", "palette", "frames"],
+)
+def test_file_of_a_series_that_is_no_slice_of_grey_values_is_named(change, found, volume, tmp_path):
+    folder = write_series(volume, AXIAL, tmp_path / "fused", "1.2.3")
+    path = max(folder.iterdir())
+    dataset = pydicom.dcmread(path)
+    for name, value in change.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path)
+
+    with pytest.raises(InputError, match=rf"{path.name}: holds {found}, and slices of a volume are one frame of grey"):
+        read_image(folder)
+
+
 def test_frames_of_which_nobody_says_where_they_lie_stay_as_they_are(volume, tmp_path):
     dataset = pydicom.dcmread(write_frames(volume, AXIAL, tmp_path))
     del dataset.PerFrameFunctionalGroupsSequence

@@ -144,10 +144,11 @@ def _read_dicom(path: Path) -> tuple[Array, Spacing | None]:
     _refuse_huge([dataset.get(name) or 1 for name in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")])
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         return np.moveaxis(apply_color_lut(dataset.pixel_array, dataset), -1, 0), None
-    if frames := placed_frames(dataset):
-        return stack_slices(frames, path, dataset.PhotometricInterpretation == "MONOCHROME1")
-    array = stored_values(dataset)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+    if len(frames := placed_frames(dataset)) > 1:
+        return stack_slices(frames, path, inverted)
+    array = frames[0].values if frames else stored_values(dataset)
+    if inverted:
         array = array.max() - array
     return (array[None] if dataset.SamplesPerPixel == 1 else np.moveaxis(array, -1, 0)), None
 

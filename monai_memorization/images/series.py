@@ -46,9 +46,24 @@ def read_series(folder: Path) -> tuple[Array, tuple[float, ...]]:
             f"{folder}: holds {len(series)} DICOM series, and an image is one: {some(found)}. Which one is meant? Put "
             "each into a folder of its own, or list the slices in a CSV to audit them as pictures"
         )
-    datasets = [pydicom.dcmread(path) for path in next(iter(series.values()))]
-    inverted = datasets[0].get("PhotometricInterpretation") == "MONOCHROME1"
-    return stack_slices([_slice(dataset, stored_values(dataset)) for dataset in datasets], folder, inverted)
+    datasets = {path: pydicom.dcmread(path) for path in next(iter(series.values()))}
+    for path, dataset in datasets.items():
+        _refuse_colour_and_frames(path, dataset)
+    inverted = next(iter(datasets.values())).get("PhotometricInterpretation") == "MONOCHROME1"
+    slices = [_slice(dataset, stored_values(dataset)) for dataset in datasets.values()]
+    return stack_slices(slices, folder, inverted)
+
+
+def _refuse_colour_and_frames(path: Path, dataset: Dataset) -> None:
+    """Refuse a file of a series that is not one slice of grey values."""
+    colours, n_frames = dataset.get("PhotometricInterpretation"), int(dataset.get("NumberOfFrames") or 1)
+    if colours in ("MONOCHROME1", "MONOCHROME2") and n_frames == 1:
+        return
+    found = f"{n_frames} frames" if n_frames > 1 else f"colours ({colours})"
+    raise InputError(
+        f"{path}: holds {found}, and slices of a volume are one frame of grey values each; keep the series of grey "
+        "slices alone, or list the files in a CSV to audit them as images of their own"
+    )
 
 
 class Slice(NamedTuple):
@@ -110,9 +125,9 @@ def placed_frames(dataset: Dataset) -> list[Slice]:
             for part in frame.get(group) or shared.get(group) or []:
                 of_frame.update(part)
         told.append(of_frame)
-    if len(told) < 2 or not all(name in of_frame for of_frame in told for name in _PLACE[1:]):
+    if not told or not all(name in of_frame for of_frame in told for name in _PLACE[1:]):
         return []
-    pixels = stored_values(dataset)
+    pixels = stored_values(dataset).reshape(len(told), int(dataset.Rows), int(dataset.Columns))
     return [_slice(of_frame, _rescaled(values, of_frame)) for of_frame, values in zip(told, pixels, strict=True)]
 
 
