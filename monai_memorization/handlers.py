@@ -24,6 +24,7 @@ from monai_memorization.detector.scores import score_embedded
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable
 from monai_memorization.generation.drawing import prepare_drawn
+from monai_memorization.generation.latents import beyond
 from monai_memorization.generation.sampling import (
     GeneratorSampler,
     LatentDiffusionSampler,
@@ -324,12 +325,11 @@ def _check_value_range(images: ImageSet, sampler: Sampler, clip: Sequence[float]
     """
     if not isinstance(sampler, GeneratorSampler | LatentDiffusionSampler | PixelDiffusionSampler):
         return
-    low, high = map(float, sampler.value_range)
     looked_at = images.paths[:: len(images) // 16 + 1]
     ends = np.median([np.quantile(np.load(path, allow_pickle=False), (0.01, 0.99)) for path in looked_at], axis=0)
     ends = ends if clip is None else ends.clip(*clip)
-    slack = 0.05 * (high - low)  # resampling goes a little beyond
-    if ends[0] < low - slack or ends[1] > high + slack:
+    if beyond(ends, sampler.value_range):
+        low, high = map(float, sampler.value_range)
         raise InputError(
             f"sampler: its value_range is [{low:g}, {high:g}], and what is drawn is cut off there, but the training "
             f"images reach from about {ends[0]:.3g} to {ends[1]:.3g}; give what they are scaled to as value_range"

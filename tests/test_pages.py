@@ -259,6 +259,14 @@ def test_files_that_were_left_out_are_counted(tmp_path):
     assert "Validation 300 300 0 given as a list 0 0" in text
 
 
+def test_intensities_that_were_cut_off_are_said(tmp_path):
+    report = copies_found()
+    report["encoder"]["clip"] = [-1000.0, 400.0]
+
+    assert "Intensities cut off at before they are scaled −1000 and 400" in said(report, tmp_path)
+    assert "cut off at" not in said(copies_found(), tmp_path)
+
+
 def test_recall_below_the_one_needed_does_not_read_like_it(tmp_path):
     report = without_figures(copies_found())
     report["power_summary"] |= {"seen": 0.95, "unseen": 0.797, "working_recall": 0.797}

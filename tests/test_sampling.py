@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -204,6 +205,25 @@ def test_function_has_a_seed_of_its_own_wherever_its_numbers_come_from():
     assert torch.equal(sampler([5])[0], second)
     assert not torch.allclose(first, second)
     assert before == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+def test_values_that_are_cut_off_are_told_once(caplog):
+    def draw(n: int, seed: int) -> torch.Tensor:
+        return noise([seed], (1, 16, 16)).tanh()
+
+    sampler = FunctionSampler(draw)
+    for seed in range(3):
+        sampler([seed])
+
+    (record,) = caplog.records
+    assert re.search(r"from about -0\.\d+ to 0\.\d+, .* its value_range, \[0, 1\], is cut off", record.getMessage())
+
+
+@pytest.mark.parametrize("value_range", [(-1, 1), (-0.95, 0.95), (-5, 5)])
+def test_values_within_their_range_or_resampled_a_little_beyond_are_not_told(value_range, caplog):
+    FunctionSampler(lambda n, seed: noise([seed], (n, 1, 16, 16)).tanh(), value_range)([0])
+
+    assert not caplog.records
 
 
 def test_latents_of_a_vqvae_are_looked_up_in_its_code_book():

@@ -174,3 +174,13 @@ def to_unit_range(images: Tensor, value_range: Sequence[float]) -> Tensor:
     """Bring images from between the two values to [0, 1]; what lies beyond is cut off."""
     low, high = value_range
     return ((images - low) / (high - low)).clamp(0, 1)
+
+
+def beyond(ends: Sequence[float], value_range: Sequence[float]) -> bool:
+    """Tell whether intensities between these ends, low and high, reach beyond the values given for them.
+
+    By more than resampling goes, a twentieth of their distance.
+    """
+    low, high = map(float, value_range)
+    slack = 0.05 * (high - low)
+    return bool(ends[0] < low - slack or ends[1] > high + slack)

@@ -7,6 +7,7 @@ is random on the way to the image is drawn from a stream of its own.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -20,9 +21,11 @@ from torch import Tensor, nn
 
 from monai_memorization.errors import InputError
 from monai_memorization.generation.denoising import denoise
-from monai_memorization.generation.latents import decode, to_unit_range, unwrap
+from monai_memorization.generation.latents import beyond, decode, to_unit_range, unwrap
 from monai_memorization.generation.solver import solver_of
 from monai_memorization.undisturbed import undisturbed
+
+logger = logging.getLogger(__name__)
 
 
 class Sampler(Protocol):
@@ -220,7 +223,7 @@ class FunctionSampler:
         function: called with n = 1 and the seed; returns a batch, (1, C, *spatial). It has to switch its networks to
             evaluation mode itself: in training mode batch normalization refuses a single vector, and learns from what
             is drawn.
-        value_range: of the images that it returns; brought to [0, 1].
+        value_range: of the images that it returns; brought to [0, 1]. What lies beyond is cut off, and told once.
 
     Raises:
         InputError: at a call, if the function does not return a batch.
@@ -229,6 +232,7 @@ class FunctionSampler:
     def __init__(self, function: Callable[[int, int], Tensor], value_range: Sequence[float] = (0.0, 1.0)) -> None:
         self.function = function
         self.value_range = value_range
+        self._told = False
 
     def __call__(self, seeds: Sequence[int]) -> Tensor:
         """Draw one image per seed, (n, C, *spatial) in [0, 1]."""
@@ -239,7 +243,23 @@ class FunctionSampler:
                 np.random.seed(seed % 2**32)
                 random.seed(seed)
                 images.append(_as_tensor(self.function(1, seed)))
-        return to_unit_range(torch.cat(images), self.value_range)
+        batch = torch.cat(images)
+        self._tell_of_values_beyond(batch)
+        return to_unit_range(batch, self.value_range)
+
+    def _tell_of_values_beyond(self, batch: Tensor) -> None:
+        """Warn of values that are cut off: copies without their dark half are none."""
+        values = batch.flatten()[:: batch.numel() // 2**16 + 1].float().cpu().numpy()
+        if self._told or len(values) == 0 or not beyond(ends := np.quantile(values, (0.01, 0.99)), self.value_range):
+            return
+        self._told = True
+        logger.warning(
+            "sampler: the function returned values from about %.3g to %.3g, and what lies outside of its value_range, "
+            "[%g, %g], is cut off: copies may go unseen. Unless the generator has hardly been trained, give what its "
+            "images are scaled to as value_range",
+            *ends,
+            *self.value_range,
+        )
 
 
 def _as_tensor(returned: Any) -> Tensor:
