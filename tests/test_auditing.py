@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ KEYS = {
     "provenance": "versions,seed,device,image_list_sha256,encoder_sha256,scheduler,n_steps",
 }
 CELL = {"family", "strength", "n", "recall", "seen_in_training"}
+quick_audit = partial(audit, n_plants=1)  # where the claim is not about power, of which a test takes seconds
 COLUMNS = "synthetic_id,training_id,training_patient_id,similarity,p_value,copy_candidate,in_fdr_list,score"
 
 
@@ -215,7 +217,7 @@ def test_just_the_files_of_the_design_are_written(audited):
 
 
 def test_without_asking_no_picture_is_written(given, encoder_file, tmp_path):
-    audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
+    quick_audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert not (tmp_path / "out" / "gallery.html").exists()
 
@@ -238,7 +240,7 @@ def test_order_of_the_synthetic_images_does_not_matter(audited, given, encoder_f
     listing = given["synthetic"].parent / "backwards.csv"
     listing.write_text("\n".join(["image", *(f"synthetic/{name}" for name in names)]))
     try:
-        audit(**given | {"synthetic": listing}, output_dir=tmp_path / "out", encoder=encoder_file)
+        quick_audit(**given | {"synthetic": listing}, output_dir=tmp_path / "out", encoder=encoder_file)
     finally:
         listing.unlink()
 
@@ -249,7 +251,7 @@ def test_order_of_the_synthetic_images_does_not_matter(audited, given, encoder_f
 def test_honest_synthetic_images_are_not_called_copies(given, encoder_file, tmp_path):
     honest = write_folder(smooth_images(N, seed=11), tmp_path / "honest")
 
-    report = audit(**given | {"synthetic": honest}, output_dir=tmp_path / "out", encoder=encoder_file)
+    report = quick_audit(**given | {"synthetic": honest}, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert report["verdict"]["status"] != "copies_found"
     assert report["calibrated"]["fdr"]["n_copies"] == report["calibrated"]["n_near_identical"] == 0
@@ -259,7 +261,7 @@ def test_honest_synthetic_images_are_not_called_copies(given, encoder_file, tmp_
 
 
 def test_training_set_audited_against_itself_is_copied_throughout(given, encoder_file, tmp_path):
-    report = audit(**given | {"synthetic": given["training"]}, output_dir=tmp_path / "out", encoder=encoder_file)
+    report = quick_audit(**given | {"synthetic": given["training"]}, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert report["calibrated"]["flagged_rate"] == 1
     assert report["calibrated"]["n_mem"] == report["calibrated"]["n_near_identical"] == N
@@ -272,7 +274,7 @@ def test_one_more_copy_is_one_more_near_identical_pair(given, encoder_file, tmp_
     copied = read_image_set(given["training"], "training").paths[COPIES]
     shutil.copy(copied, synthetic / "another.png")
 
-    report = audit(**given | {"synthetic": synthetic}, output_dir=tmp_path / "out", encoder=encoder_file)
+    report = quick_audit(**given | {"synthetic": synthetic}, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert report["calibrated"]["n_near_identical"] == COPIES + 1
     (pair,) = [p for p in read_table(tmp_path / "out" / "pairs.csv") if p["synthetic_id"] == "another.png"]
@@ -283,7 +285,7 @@ def test_one_more_copy_is_one_more_near_identical_pair(given, encoder_file, tmp_
 def test_too_few_validation_patients_leave_it_inconclusive(encoder_file, tmp_path):
     sets = with_patients(write_sets(tmp_path, n=12, copies=0), tmp_path)
 
-    report = audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
+    report = quick_audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert report["verdict"]["status"] == "inconclusive"
     assert "few_validation_patients" in report["verdict"]["reasons"]
@@ -296,7 +298,7 @@ def test_too_few_validation_patients_leave_it_inconclusive(encoder_file, tmp_pat
 def test_copies_are_found_whatever_the_number_of_validation_patients(encoder_file, tmp_path):
     sets = with_patients(write_sets(tmp_path, n=12, copies=4), tmp_path)
 
-    report = audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
+    report = quick_audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert report["verdict"]["status"] == "copies_found"
     assert list(report["verdict"]["reasons"]) == ["near_identical"]
@@ -305,7 +307,7 @@ def test_copies_are_found_whatever_the_number_of_validation_patients(encoder_fil
 def test_unknown_patients_are_told(encoder_file, tmp_path, caplog):
     sets = write_sets(tmp_path, n=24, copies=3)
 
-    report = audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
+    report = quick_audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert "no_patient_ids" in report["verdict"]["reasons"]
     assert report["sets"]["validation"]["n_patients"] is None
@@ -315,7 +317,7 @@ def test_unknown_patients_are_told(encoder_file, tmp_path, caplog):
 
 
 def test_known_patients_need_no_word(given, encoder_file, tmp_path, caplog):
-    audit(**given, output_dir=tmp_path / "out", encoder=encoder_file, n_plants=1)
+    quick_audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert "are not known" not in caplog.text
 
@@ -326,7 +328,7 @@ def test_labels_are_compared_within(encoder_file, tmp_path):
         labels = ["ill" if i % 2 else "well" for i in range(48)]
         sets[role] = write_csv(folder, tmp_path / f"{role}.csv", [f"{role}{i}" for i in range(48)], labels)
 
-    report = audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
+    report = quick_audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
 
     pairs = read_table(tmp_path / "out" / "pairs.csv")
     assert {pair["p_value"] for pair in pairs[:6]} == {f"{1 / 25:.6f}"}  # 24 validation patients of each label
@@ -336,7 +338,7 @@ def test_labels_are_compared_within(encoder_file, tmp_path):
 def test_volumes_are_audited_alike(tmp_path, few_steps):
     sets = write_sets(tmp_path, (12, 14, 10), ".nii.gz", n=24, copies=6)
 
-    report = audit(**sets, output_dir=tmp_path / "out", gallery=True)
+    report = quick_audit(**sets, output_dir=tmp_path / "out", gallery=True)
 
     assert report["encoder"]["image_size"] == [12, 14, 10]
     assert report["calibrated"]["n_near_identical"] == 6
@@ -347,9 +349,9 @@ def test_volumes_are_audited_alike(tmp_path, few_steps):
 
 
 def test_encoder_is_trained_kept_and_used_again(given, tmp_path, few_steps):
-    first = audit(**given, output_dir=tmp_path / "out")
+    first = quick_audit(**given, output_dir=tmp_path / "out")
     weights = (tmp_path / "out" / "encoder" / "model.pt").read_bytes()
-    second = audit(**given, output_dir=tmp_path / "out")
+    second = quick_audit(**given, output_dir=tmp_path / "out")
 
     assert (tmp_path / "out" / "encoder" / "model.pt").read_bytes() == weights
     assert first["provenance"]["encoder_sha256"] == second["provenance"]["encoder_sha256"]
@@ -361,7 +363,7 @@ def test_reconstructed_validation_is_what_the_audit_is_calibrated_on(given, enco
     for path, image in zip(validation.paths, smooth_images(N, seed=21), strict=True):
         write_image(image, tmp_path / "reconstructed" / f"{path.stem}.npy")
 
-    report = audit(
+    report = quick_audit(
         **given,
         output_dir=tmp_path / "out",
         encoder=encoder_file,
@@ -425,7 +427,7 @@ def test_mirrored_copies_are_in_the_gallery_beside_their_originals(given, encode
         mirrored = torch.as_tensor(read_image(path)[0]).flip(1) / 255
         write_image(mirrored, tmp_path / "mirrored" / f"mirror-of-{path.name}")
 
-    audit(
+    quick_audit(
         **given | {"synthetic": tmp_path / "mirrored"}, output_dir=tmp_path / "out", encoder=encoder_file, gallery=True
     )
 
@@ -437,7 +439,7 @@ def test_mirrored_copies_are_in_the_gallery_beside_their_originals(given, encode
 
 def test_gallery_of_an_earlier_audit_does_not_stay(given, encoder_file, tmp_path):
     for gallery in (True, False):
-        audit(**given, output_dir=tmp_path, encoder=encoder_file, gallery=gallery)
+        quick_audit(**given, output_dir=tmp_path, encoder=encoder_file, gallery=gallery)
         assert (tmp_path / "gallery.html").exists() == gallery
 
 
@@ -446,7 +448,7 @@ def test_output_that_cannot_be_written_is_refused_before_an_encoder_is_trained(g
     (tmp_path / "file").write_text("")
 
     with pytest.raises(InputError, match=r"out: cannot be written \(.*file is a file\)"):
-        audit(**given, output_dir=tmp_path / "file" / "out")
+        quick_audit(**given, output_dir=tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
@@ -486,9 +488,9 @@ def test_unreadable_images_stop_the_audit_or_are_counted(given, encoder_file, tm
     arguments = given | {"synthetic": synthetic, "encoder": encoder_file}
 
     with pytest.raises(InputError, match=r"synthetic: .*broken\.png: cannot be read .*--skip-unreadable"):
-        audit(**arguments, output_dir=tmp_path / "out")
+        quick_audit(**arguments, output_dir=tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["embeddings"]
-    report = audit(**arguments, output_dir=tmp_path / "out", skip_unreadable=True)
+    report = quick_audit(**arguments, output_dir=tmp_path / "out", skip_unreadable=True)
 
     assert report["sets"]["synthetic"]["n_unreadable"] == 1
     assert len(read_table(tmp_path / "out" / "pairs.csv")) == N
@@ -497,7 +499,7 @@ def test_unreadable_images_stop_the_audit_or_are_counted(given, encoder_file, tm
 def test_images_of_another_size_are_scaled_and_counted(given, encoder_file, tmp_path):
     folder = write_folder(smooth_images(30, (64, 64), seed=5), tmp_path / "large")
 
-    report = audit(**given | {"synthetic": folder}, output_dir=tmp_path / "out", encoder=encoder_file)
+    report = quick_audit(**given | {"synthetic": folder}, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert report["sets"]["synthetic"]["n_resized"] == 30
     assert report["sets"]["training"]["n_resized"] == 0
@@ -522,7 +524,7 @@ def test_image_in_both_sets_is_named_whatever_its_file(given, encoder_file, tmp_
 
     message = rf"1 of its images .* training set too, leaked\.npy as training/{CANARY}-image_training_004\.png"
     with pytest.raises(InputError, match=rf"{message}.* {tmp_path}/out/refused_leaks\.csv names all"):
-        audit(**given | {"validation": validation}, output_dir=tmp_path / "out", encoder=encoder_file)
+        quick_audit(**given | {"validation": validation}, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"refused_leaks.csv", "embeddings"}
     (leak,) = read_table(tmp_path / "out" / "refused_leaks.csv")
@@ -533,15 +535,15 @@ def test_refused_audit_leaves_what_an_earlier_one_wrote(given, encoder_file, tmp
     def contents() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
 
-    arguments = {"output_dir": tmp_path / "out", "encoder": encoder_file, "n_plants": 1}
-    audit(**given, **arguments)
+    arguments = {"output_dir": tmp_path / "out", "encoder": encoder_file}
+    quick_audit(**given, **arguments)
     earlier = contents()
     both = shutil.copytree(given["training"].parent / "training", tmp_path / "both")
 
     with pytest.raises(InputError, match=f"{N} of its images are in the training set too"):
-        audit(**given | {"validation": both}, **arguments)
+        quick_audit(**given | {"validation": both}, **arguments)
     refused = contents()
-    audit(**given, **arguments)
+    quick_audit(**given, **arguments)
 
     assert refused.keys() - earlier.keys() == {"refused_leaks.csv"}
     assert {name: refused[name] for name in earlier} == earlier
@@ -556,7 +558,7 @@ def test_synthetic_set_that_holds_validation_images_is_refused(given, encoder_fi
     shutil.copy(real / "image_validation_004.png", sets["synthetic"] / "other.png")
 
     with pytest.raises(InputError, match=rf"synthetic: 1 of its images are in the {role} set too, other.png as image_"):
-        audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file, reconstructed_validation=reconstructed)
+        quick_audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file, reconstructed_validation=reconstructed)
     assert not (tmp_path / "out" / "report.json").exists()
 
 
@@ -567,16 +569,16 @@ def test_image_that_cannot_be_read_is_named_before_an_encoder_is_trained(tmp_pat
     monkeypatch.setattr("monai_memorization.auditing.obtain_encoder", lambda *_: pytest.fail("was trained"))
 
     with pytest.raises(InputError, match=rf"{role}: .*broken\.png: cannot be read"):
-        audit(**sets, output_dir=tmp_path / "out")
+        quick_audit(**sets, output_dir=tmp_path / "out")
 
 
 def test_encoder_of_another_training_set_is_told(given, tmp_path, few_steps):
     others = write_sets(tmp_path, name="other")
-    audit(**others, output_dir=tmp_path / "others")
+    quick_audit(**others, output_dir=tmp_path / "others")
     encoder = tmp_path / "others" / "encoder" / "model.pt"
 
-    own = audit(**others, output_dir=tmp_path / "own", encoder=encoder)
-    foreign = audit(**given, output_dir=tmp_path / "foreign", encoder=encoder)
+    own = quick_audit(**others, output_dir=tmp_path / "own", encoder=encoder)
+    foreign = quick_audit(**given, output_dir=tmp_path / "foreign", encoder=encoder)
 
     assert not own["provenance"]["settings"]["encoder_of_other_images"]
     assert foreign["provenance"]["settings"]["encoder_of_other_images"]
@@ -591,7 +593,7 @@ def test_report_of_another_tool_is_kept(given, encoder_file, tmp_path, record):
         (tmp_path / "report.json").write_text(record)
 
     with pytest.raises(InputError, match=r"report\.html: is not of an audit, and is kept; choose another folder"):
-        audit(**given, output_dir=tmp_path, encoder=encoder_file)
+        quick_audit(**given, output_dir=tmp_path, encoder=encoder_file)
     assert (tmp_path / "report.html").read_text() == "of another tool"
 
 
@@ -600,7 +602,7 @@ def test_what_the_report_will_say_is_told_at_once(encoder_file, tmp_path, caplog
     patients = [f"patient-{i}" for i in range(12)]
     sets["validation"] = write_csv(sets["validation"], tmp_path / "validation.csv", patients, ["a"] * 12)
 
-    audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
+    quick_audit(**sets, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert "validation: 12 patients, but alpha 0.05 needs at least 19: this audit cannot flag any image" in caplog.text
     assert "labels: the synthetic set has none" in caplog.text
@@ -614,7 +616,7 @@ def test_leaks_that_do_not_stop_the_audit_are_counted_and_named_inside(given, en
     write_image(training[20], tmp_path / "training" / "image_training_031.png")  # of another
     write_image(0.7 * training[5].flip(0), tmp_path / "validation" / "image_validation_007.png")
 
-    report = audit(**folder, output_dir=tmp_path / "out", encoder=encoder_file)
+    report = quick_audit(**folder, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert report["sets"]["leaks"] == {
         "shared_images": 1,
@@ -651,7 +653,7 @@ def test_leaks_that_do_not_stop_the_audit_are_counted_and_named_inside(given, en
     assert "Training images that repeat another one" in page
     assert "image_training_011" not in page
 
-    audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
+    quick_audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
     assert (tmp_path / "out" / "leaks.csv").read_text() == (
         "kind,image_id,patient_id,other_image_id,other_patient_id,similarity\n"
     )
@@ -719,14 +721,14 @@ def test_output_in_the_place_of_a_file_is_refused(given, encoder_file, tmp_path)
     (tmp_path / "out").write_text("a file")
 
     with pytest.raises(InputError, match=r"out.*cannot be written"):
-        audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
+        quick_audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
     assert (tmp_path / "out").read_text() == "a file"
 
 
 def test_a_single_synthetic_image_is_audited(given, encoder_file, tmp_path):
     one = write_folder(smooth_images(N, seed=1)[:1], tmp_path / "one")
 
-    report = audit(**given | {"synthetic": one}, output_dir=tmp_path / "out", encoder=encoder_file)
+    report = quick_audit(**given | {"synthetic": one}, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert report["calibrated"]["n_near_identical"] == 1
     assert report["verdict"]["status"] == "copies_found"
@@ -739,7 +741,7 @@ def test_inputs_are_not_touched(given, encoder_file, tmp_path):
         return [(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
 
     before = state()
-    audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
+    quick_audit(**given, output_dir=tmp_path / "out", encoder=encoder_file)
 
     assert state() == before
 
@@ -748,6 +750,6 @@ def test_inputs_are_not_touched(given, encoder_file, tmp_path):
 def test_foreign_files_are_kept(given, encoder_file, tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=f"{name}: is not of an audit, and is kept; choose another folder"):
-        audit(**given, output_dir=tmp_path, encoder=encoder_file)
+        quick_audit(**given, output_dir=tmp_path, encoder=encoder_file)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
