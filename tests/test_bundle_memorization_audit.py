@@ -239,13 +239,14 @@ def test_evaluate_config_is_the_audit(bundle, tmp_path, size, suffix):
     }
     encoder = bundle / "models" / "model.pt"
 
-    run(bundle, "evaluate", **sets, encoder=encoder, output_dir=tmp_path / "out", alpha=0.1, gallery=True)
-    audit(**sets, encoder=encoder, output_dir=tmp_path / "direct", alpha=0.1, gallery=True)
+    run(bundle, "evaluate", **sets, encoder=encoder, output_dir=tmp_path / "out", alpha=0.1, gallery=True, n_plants=2)
+    audit(**sets, encoder=encoder, output_dir=tmp_path / "direct", alpha=0.1, gallery=True, n_plants=2)
 
     for name in ("pairs.csv", "memorized.csv", "near_identical.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "direct" / name).read_bytes()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["calibrated"]["alpha"] == 0.1
+    assert {cell["n"] for cell in report["power"]} == {2}
     assert report["calibrated"]["n_near_identical"] == 5
     assert (tmp_path / "out" / "gallery.html").is_file()
 
@@ -265,7 +266,7 @@ def test_audit_runs_from_the_command_line_of_monai(bundle, encoder_file, tmp_pat
         "validation": write_folder(smooth_images(24, seed=2), tmp_path / "validation", "v"),
         "synthetic": write_folder(training[:5], tmp_path / "synthetic", "s"),
     }
-    options = {**sets, "encoder": encoder_file, "output_dir": tmp_path / "out", "bundle_root": bundle}
+    options = {**sets, "encoder": encoder_file, "output_dir": tmp_path / "out", "bundle_root": bundle, "n_plants": 1}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
 
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config(bundle, "evaluate"), *words]

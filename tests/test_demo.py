@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pandas as pd
 import pytest
 
 from monai_memorization import demo
+from monai_memorization.auditing import audit
 from monai_memorization.cli import main
 from monai_memorization.demo import VOLUMES, DemoSettings, run_demo
 from monai_memorization.errors import InputError
@@ -35,7 +38,15 @@ def read_reports(folder: Path) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def printed_and_folder(tmp_path_factory) -> tuple[str, Path]:
+def few_plants() -> Iterator[None]:
+    """The power test, which takes most of these audits' time, with one training image."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "audit", partial(audit, n_plants=1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def printed_and_folder(few_plants, tmp_path_factory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("demo")
     with redirect_stdout(StringIO()) as printed:
         run_demo(folder, TINY)
@@ -113,7 +124,7 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path):
     assert file.read_text() == "mine"
 
 
-def test_volumes_go_the_same_way(tmp_path):
+def test_volumes_go_the_same_way(few_plants, tmp_path):
     settings = replace(TINY, image_size=(16, 16, 16), n_training=8, n_validation=24, n_synthetic=3, autoencoder_steps=2)
     run_demo(tmp_path, settings)
     for report in read_reports(tmp_path).values():

@@ -117,7 +117,10 @@ def test_config_that_writes_other_than_one_image_per_seed_is_refused(models, tmp
         draw(range(3), tmp_path / "drawn")
 
 
-def test_command_releases_from_a_bundle_or_says_why_not(models, training_folder, tmp_path, few_steps, capsys):
+def test_command_releases_from_a_bundle_or_says_why_not(
+    models, training_folder, tmp_path, few_steps, monkeypatch, capsys
+):
+    monkeypatch.setattr("monai_memorization.releasing.N_PLANTS", 2)
     validation = write_folder(smooth_images(60, seed=2), tmp_path / "val", "val")
     listed = write_csv(validation, tmp_path / "val.csv", [f"patient-{i}" for i in range(60)])
     keys = SMALL | DRAWING | {"model_dir": str(models)}
