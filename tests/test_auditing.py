@@ -572,13 +572,14 @@ def test_image_that_cannot_be_read_is_named_before_an_encoder_is_trained(tmp_pat
         quick_audit(**sets, output_dir=tmp_path / "out")
 
 
-def test_encoder_of_another_training_set_is_told(given, tmp_path, few_steps):
-    others = write_sets(tmp_path, name="other")
-    quick_audit(**others, output_dir=tmp_path / "others")
-    encoder = tmp_path / "others" / "encoder" / "model.pt"
+def test_encoder_of_another_training_set_is_told(tmp_path, few_steps):
+    sets = write_sets(tmp_path, copies=0)
+    quick_audit(**sets, output_dir=tmp_path / "first")
+    encoder = tmp_path / "first" / "encoder" / "model.pt"
+    others = sets | {"training": sets["validation"], "validation": sets["training"]}
 
-    own = quick_audit(**others, output_dir=tmp_path / "own", encoder=encoder)
-    foreign = quick_audit(**given, output_dir=tmp_path / "foreign", encoder=encoder)
+    own = quick_audit(**with_patients(sets, tmp_path), output_dir=tmp_path / "own", encoder=encoder)
+    foreign = quick_audit(**others, output_dir=tmp_path / "foreign", encoder=encoder)
 
     assert not own["provenance"]["settings"]["encoder_of_other_images"]
     assert foreign["provenance"]["settings"]["encoder_of_other_images"]

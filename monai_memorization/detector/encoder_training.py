@@ -204,5 +204,5 @@ def _hash(images: ImageSet, seed: int, widths: Sequence[int], clip: Sequence[flo
 
 
 def _hash_set(images: ImageSet) -> str:
-    files = list(zip(images.image_ids, hash_contents(images.paths), strict=True))
-    return hashlib.sha256(repr(files).encode()).hexdigest()
+    """Name the images whatever their names and order, as of a folder and of a list of its files."""
+    return hashlib.sha256(repr(sorted(hash_contents(images.paths))).encode()).hexdigest()
