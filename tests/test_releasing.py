@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -86,6 +87,14 @@ def detectors(encoder_file, judge_file) -> dict[str, Path]:
     return {"encoder": encoder_file, "judge": judge_file}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_plants() -> Iterator[None]:
+    """The power tests, which take most of a release's time, with ten training images of the forty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("monai_memorization.releasing.N_PLANTS", 10)
+        yield
+
+
 @pytest.fixture(scope="module")
 def released(real, detectors, policy, tmp_path_factory):
     """A release of 60 images of a generator that copies two fifths of the time; its folder and sampler."""
@@ -157,6 +166,7 @@ def test_pairs_can_be_looked_at_afterwards(released, real, detectors, tmp_path):
         encoder=detectors["judge"],  # which a release that trains one keeps in clean_work/judge/encoder
         cache_dir=judge,
         gallery=True,
+        n_plants=10,
     )
 
     assert report["calibrated"] == done.report["calibrated"]
@@ -181,8 +191,7 @@ def test_gate_stops_it_and_changes_no_number(released, real, detectors, tmp_path
         assert done.report[key] == released[0].report[key], key
 
 
-def test_it_gives_up_at_the_limit(real, detectors, policy, tmp_path, monkeypatch):
-    monkeypatch.setattr("monai_memorization.releasing.N_PLANTS", 2)
+def test_it_gives_up_at_the_limit(real, detectors, policy, tmp_path):
     sampler = CopyingSampler(1.0)
 
     done = release(
@@ -204,21 +213,20 @@ def test_planted_copies_that_pass_are_those_that_the_filter_overlooks(released, 
         for name, folder in (("encoder", "filter"), ("judge", "judge"))
     )
 
-    n_passed, n_found, n_images = planted_that_pass(filtering, judging, seed=0, n_plants=40)
+    n_passed, n_found, n_images = planted_that_pass(filtering, judging, seed=0, n_plants=10)
 
     whole = [cell for cell in read_report(work / "filter")["power"] if cell["whole"]]
     assert n_passed == sum(round(cell["n"] * (1 - cell["recall"])) for cell in whole)
     assert 0 <= n_found <= n_passed
     # as many as would tell as much with equally many copies each: at most those of which a copy passed
-    assert 0 < n_images <= min(40, n_passed)
+    assert 0 < n_images <= min(10, n_passed)
     # a judge that is the filter finds nothing of what passed
     n_passed, *rest = planted_that_pass(filtering, filtering, seed=0, n_plants=10)
     assert n_passed > 0
     assert rest[0] == 0
 
 
-def test_encoders_are_trained_where_none_is_given(real, policy, tmp_path, few_steps, monkeypatch):
-    monkeypatch.setattr("monai_memorization.releasing.N_PLANTS", 2)
+def test_encoders_are_trained_where_none_is_given(real, policy, tmp_path, few_steps):
     release(SamplerDraw(CopyingSampler(0.0)), 5, **real, output_dir=tmp_path / "clean", policy=policy, limit=20)
 
     widths = [load_encoder(tmp_path / "clean_work" / n / "encoder" / "model.pt").settings for n in ("filter", "judge")]
