@@ -249,8 +249,10 @@ class FunctionSampler:
 
     def _tell_of_values_beyond(self, batch: Tensor) -> None:
         """Warn of values that are cut off: copies without their dark half are none."""
-        values = batch.flatten()[:: batch.numel() // 2**16 + 1].float().cpu().numpy()
-        if self._told or len(values) == 0 or not beyond(ends := np.quantile(values, (0.01, 0.99)), self.value_range):
+        if self._told or batch.numel() == 0:
+            return
+        ends = np.quantile(batch.flatten()[:: batch.numel() // 2**16 + 1].float().cpu().numpy(), (0.01, 0.99))
+        if not beyond(ends, self.value_range):
             return
         self._told = True
         logger.warning(
