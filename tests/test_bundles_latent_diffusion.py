@@ -279,8 +279,8 @@ def test_quick_recipe_runs_from_end_to_end(bundle, tmp_path):
     assert {tuple(image.shape) for image in drawn.values()} == {(1, *quick["image_size"])}
 
 
-def test_config_runs_in_a_fresh_process(bundle, models, tmp_path):
-    name = "inference" if len(bundle.image_size) == 2 else "reconstruct"  # a start takes seconds: one of each bundle
+@pytest.mark.parametrize("name", ["inference", "reconstruct"])
+def test_config_runs_in_a_fresh_process(bundle, models, tmp_path, name):
     options = bundle.small | DRAWING | {"model_dir": models, "output_dir": tmp_path / "images", "n_images": 2}
     options["validation"] = bundle.training_folder
     words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
