@@ -23,6 +23,7 @@ from overhead import commit, machine
 from torch import Tensor, nn
 from training_rates import BATCH, CASES, SIZES, TINY_CASES, Case, denoising_step, parse, rounded, seconds, train_step
 
+from monai_memorization.detector.contrastive import computes_in_bfloat16
 from monai_memorization.detector.embeddings import embed_batch
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.files import write_text
@@ -109,7 +110,7 @@ def in_all_ways(new: Callable[[], nn.Module], work: Callable[[nn.Module], Callab
     """Return the seconds of what ``work`` makes of a new network, by way; or why torch cannot compile it."""
     times: dict[str, Any] = {}
     for way, (last, half) in WAYS.items():
-        if half and torch.backends.cpu.get_cpu_capability() != "AVX512":  # as the encoder's training decides
+        if half and not computes_in_bfloat16():
             times[way] = None
             continue
         network = new()

@@ -46,19 +46,17 @@ def read_series(folder: Path) -> tuple[Array, tuple[float, ...]]:
             f"{folder}: holds {len(series)} DICOM series, and an image is one: {some(found)}. Which one is meant? Put "
             "each into a folder of its own, or list the slices in a CSV to audit them as pictures"
         )
-    datasets = {path: pydicom.dcmread(path) for path in next(iter(series.values()))}
-    for path, dataset in datasets.items():
-        _refuse_colour_and_frames(path, dataset)
-    inverted = next(iter(datasets.values())).get("PhotometricInterpretation") == "MONOCHROME1"
-    slices = [_slice(dataset, stored_values(dataset)) for dataset in datasets.values()]
-    return stack_slices(slices, folder, inverted)
+    datasets = [_read_grey_slice(path) for path in next(iter(series.values()))]
+    inverted = datasets[0].get("PhotometricInterpretation") == "MONOCHROME1"
+    return stack_slices([_slice(dataset, stored_values(dataset)) for dataset in datasets], folder, inverted)
 
 
-def _refuse_colour_and_frames(path: Path, dataset: Dataset) -> None:
-    """Refuse a file of a series that is not one slice of grey values."""
+def _read_grey_slice(path: Path) -> Dataset:
+    """Read a file of a series; refuse one that is not one slice of grey values."""
+    dataset = pydicom.dcmread(path)
     colours, n_frames = dataset.get("PhotometricInterpretation"), int(dataset.get("NumberOfFrames") or 1)
     if colours in ("MONOCHROME1", "MONOCHROME2") and n_frames == 1:
-        return
+        return dataset
     found = f"{n_frames} frames" if n_frames > 1 else f"colours ({colours})"
     raise InputError(
         f"{path}: holds {found}, and slices of a volume are one frame of grey values each; keep the series of grey "
