@@ -13,13 +13,9 @@ from typing import Any, NoReturn
 import yaml
 
 from monai_memorization.errors import InputError, one_line
-from monai_memorization.images.division import split, write_division
-from monai_memorization.images.sets import read_image_set
-from monai_memorization.injection import inject
-from monai_memorization.ranks import say, speaks
-from monai_memorization.reporting.sentences import verdict_line
-from monai_memorization.statistics.conformal import n_patients_needed
 from monai_memorization.version import __version__
+
+# each command imports what it needs: torch and MONAI take seconds to load, which --help and `gate` can save
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ignite").setLevel(logging.CRITICAL)  # what it calls an error is raised too
     options = vars(parser().parse_args(arguments))
+
+    from monai_memorization.ranks import speaks
+
     command, verbose = options.pop("command"), options.pop("verbose")
     level = (logging.DEBUG if verbose else logging.INFO) if speaks() else logging.WARNING
     logging.getLogger("monai_memorization").setLevel(level)
@@ -190,7 +189,7 @@ class _Parser(argparse.ArgumentParser):
 class _PrintPolicy(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         """Print the default policy and leave, whatever else is missing, as --version does."""
-        from monai_memorization.gating import default_policy  # with it comes what only the gate needs
+        from monai_memorization.gating import default_policy
 
         print(default_policy(), end="")
         parser.exit()
@@ -203,6 +202,10 @@ def _demo(output_dir: Path, volumes: bool) -> None:
 
 
 def _split(images: Path, output_dir: Path, share: float, seed: int) -> None:
+    from monai_memorization.images.division import split, write_division
+    from monai_memorization.images.sets import read_image_set
+    from monai_memorization.statistics.conformal import n_patients_needed
+
     sides = split(read_image_set(images, "images"), share, seed)
     lists = write_division(sides, output_dir, images)
     for path, side in zip(lists, sides, strict=True):
@@ -217,7 +220,9 @@ def _split(images: Path, output_dir: Path, share: float, seed: int) -> None:
 
 
 def _audit(output_dir: Path, **options: Any) -> None:
-    from monai_memorization.auditing import audit  # loads MONAI, which takes seconds that `split` and --help can save
+    from monai_memorization.auditing import audit
+    from monai_memorization.ranks import say
+    from monai_memorization.reporting.sentences import verdict_line
 
     report = audit(output_dir=output_dir, **options)
     say(verdict_line(report))
@@ -225,7 +230,7 @@ def _audit(output_dir: Path, **options: Any) -> None:
 
 
 def _filter(**options: Any) -> None:
-    from monai_memorization.filtering import filter_synthetic  # loads MONAI
+    from monai_memorization.filtering import filter_synthetic
 
     done = filter_synthetic(**options)
     unread = f", {done.n_unread} that could not be read" if done.n_unread else ""
@@ -259,7 +264,7 @@ def _release(configs: list[Path], overrides: list[tuple[str, Any]], output_dir: 
 
 
 def _gate(report: Path, policy: Path | None, print_policy: None) -> int:
-    from monai_memorization.gating import EXIT_STATUS, gate  # with it comes what only the gate needs
+    from monai_memorization.gating import EXIT_STATUS, gate
 
     decision = gate(report, policy)
     print(decision)
@@ -275,6 +280,8 @@ def _compare(before: Path, after: Path, output_dir: Path) -> None:
 
 
 def _inject(bundle_dir: Path, output: Path, config: str | None) -> None:
+    from monai_memorization.injection import inject
+
     found = inject(bundle_dir, output, config)
     print(f"{bundle_dir}: {found.family}, trained by {' and '.join(found.configs)}")
     for line in found.missing:

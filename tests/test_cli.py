@@ -174,7 +174,7 @@ def test_audit_prints_the_verdict_and_where_the_report_lies(encoder_file, tmp_pa
             ["audit", "--training", "t", "--synthetic", "s"],
             "monai-memorization: stopped; the same command goes on where it stopped\n",
         ),
-        ("monai_memorization.cli.read_image_set", ["split", "images"], "monai-memorization: stopped\n"),
+        ("monai_memorization.images.sets.read_image_set", ["split", "images"], "monai-memorization: stopped\n"),
     ],
 )
 def test_ctrl_c_is_one_line(capsys, monkeypatch, tmp_path, function, arguments, message):
@@ -265,6 +265,22 @@ def test_installed_command_runs(images, tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("monai-memorization: share: 0.0 of 10 patients")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unloaded"),
+    [(["--help"], {"torch", "monai"}), (["frobnicate"], {"torch", "monai"}), (["gate", "nowhere"], {"monai"})],
+)
+def test_what_needs_neither_images_nor_networks_does_not_wait_for_them(arguments, unloaded):
+    code = (
+        "import contextlib, sys; from monai_memorization.cli import main\n"
+        f"with contextlib.suppress(SystemExit): main({arguments!r})\n"
+        f"print(sorted({unloaded!r} & set(sys.modules)))"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert result.stdout.splitlines()[-1] == "[]", result.stderr
 
 
 def test_version_is_printed(capsys):
