@@ -19,6 +19,7 @@ from monai_memorization.errors import InputError, some
 from monai_memorization.files import check_writable, written_together
 from monai_memorization.filtering import was_filtered
 from monai_memorization.findings import Findings, measure, timed
+from monai_memorization.images.monitored import warn_of_forgotten
 from monai_memorization.images.preparation import choose_preparation, enlarged
 from monai_memorization.images.prepared import prepared_batches
 from monai_memorization.images.roles import read_roles
@@ -130,6 +131,8 @@ def audit(
         check_writable(folder)
     refuse_foreign(output)
     _warn(sets, calibration, strata, alpha)
+    if monitoring is None:
+        warn_of_forgotten(cache / "encoder" / "model.pt" if encoder is None else Path(encoder))
     if encoder is None and not (cache / "encoder" / "model.pt").exists():
         _read_through(sets, skip_unreadable, clip)
     with timed(seconds, "encoder"):

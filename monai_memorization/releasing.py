@@ -21,7 +21,7 @@ from monai_memorization.filtering import DATA_LIST, read_suspected, write_data_l
 from monai_memorization.gating import Decision, apply_policy, read_policy
 from monai_memorization.generation.draws import Draw
 from monai_memorization.images.division import check_disjoint, split
-from monai_memorization.images.monitored import leave_out_monitored
+from monai_memorization.images.monitored import leave_out_monitored, warn_of_forgotten
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet, read_image_set, write_image_set
 from monai_memorization.judging import Detector, describe_judge, describe_residual, passing_images
@@ -134,6 +134,8 @@ def release(
         raise InputError(f"work_dir: {work} lies in {output}, which is to be handed out; name a folder outside of it")
     wanted, training_set = read_policy(policy), read_image_set(training, "training")
     halves = _halves(training_set, validation, reconstructed_validation, monitoring, seed)
+    if monitoring is None and encoder is not None:
+        warn_of_forgotten(Path(encoder))
     _warn_of_few(halves["judge"]["validation"], wanted["min_validation_patients"])
     _clear(output, work)
     # whatever is wrong with given encoders or the generator shows before encoders are trained, and what is wrong with

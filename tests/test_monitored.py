@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from monai_memorization.auditing import audit
 from monai_memorization.errors import InputError
+from monai_memorization.generation.draws import SamplerDraw
 from monai_memorization.images.monitored import choose_monitored, leave_out_monitored
-from monai_memorization.images.sets import ImageSet
+from monai_memorization.images.sets import ImageSet, read_image_set
+from monai_memorization.releasing import release
 
 
 def image_set(n: int, per_patient: int = 2, role: str = "validation") -> ImageSet:
@@ -43,6 +47,29 @@ def test_all_images_of_a_monitored_patient_are_left_out(tmp_path):
     assert set(kept["validation"].patient_ids) == set(validation.patient_ids) - set(monitored.patient_ids)
     assert kept["reconstructed_validation"].patient_ids == kept["validation"].patient_ids
     assert {role: kept[role] for role in others} == others
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("name", ["audit", "release"])
+def test_who_forgets_the_file_beside_the_encoder_is_told(
+    training_folder, validation_folder, tmp_path, caplog, name, given
+):
+    (watch := tmp_path / "watch").mkdir()
+    choose_monitored(read_image_set(validation_folder, "validation"), 0.5, 0, watch)
+    run = {"audit": partial(audit, synthetic=training_folder), "release": partial(release, SamplerDraw(print), 1)}[name]
+
+    with pytest.raises(InputError, match=r"model\.pt does not exist"):  # the first thing that is missing after it
+        run(
+            training=training_folder,
+            validation=validation_folder,
+            output_dir=tmp_path / "out",
+            encoder=watch / "encoder" / "model.pt",
+            monitoring=watch / "monitoring.csv" if given else None,
+        )
+
+    told = [message for message in caplog.messages if message.startswith("monitoring: none given")]
+    assert len(told) == (not given)
+    assert given or str(watch / "monitoring.csv") in told[0]
 
 
 def test_bad_file_is_named(tmp_path):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,8 @@ from monai_memorization.images.division import split
 from monai_memorization.images.sets import ImageSet
 
 FILE = "monitoring.csv"
+
+logger = logging.getLogger(__name__)
 
 
 def choose_monitored(validation: ImageSet, share: float, seed: int, folder: Path) -> ImageSet:
@@ -68,6 +71,20 @@ def leave_out_monitored(sets: dict[str, ImageSet], monitoring: str | Path) -> di
         own = sets[role].patient_ids
         kept[role] = sets[role].subset(i for i, patient in enumerate(own) if patient not in patients)
     return kept
+
+
+def warn_of_forgotten(encoder: Path) -> None:
+    """Tell where a watched training left this encoder, and with it a monitoring.csv that was not given.
+
+    Args:
+        encoder: weights, in the folder that the handler keeps them in or anywhere else.
+    """
+    if (forgotten := encoder.parent.parent / FILE).is_file():
+        logger.warning(
+            "monitoring: none given, but %s names validation patients that steered a training with this encoder; give "
+            "it, so that they have no part in the verdict on that training's model",
+            forgotten,
+        )
 
 
 def _read_ids(path: Path) -> set[str]:
