@@ -19,7 +19,7 @@ from monai_memorization.findings import own_labels, own_thresholds
 from monai_memorization.images.prepared import read_prepared
 from monai_memorization.images.roles import originals
 from monai_memorization.images.sets import ImageSet
-from monai_memorization.statistics.power import AUTOENCODER, choose_plants_within, plant
+from monai_memorization.statistics.power import AUTOENCODER, FAMILIES, choose_plants_within, plant_together
 from monai_memorization.statistics.rates import copy_rate_at_power
 from monai_memorization.statistics.residual import (
     noticeable_rate,
@@ -173,10 +173,12 @@ def planted_that_pass(filtering: Detector, judging: Detector, seed: int, n_plant
     copied = images.subset(index.tolist())
     pixels = read_prepared(copied, filtering.encoder.preparation).pixels.float()
     passed, found = torch.zeros(len(index), dtype=torch.int64), 0
-    for family, _, copies in plant(pixels, seed=seed):
-        if family.whole:
-            passes, finds = (d.flags_copies(copies, copied) for d in (filtering, judging))
-            passed += ~passes
-            found += int((~passes & finds).sum())
+    for group in plant_together(pixels, [family for family in FAMILIES if family.whole], seed):
+        copies = torch.cat([of_cell for _, _, of_cell in group])
+        of = torch.arange(len(index)).repeat(len(group))
+        passing = (~filtering.flags_copies(copies, copied.subset(of.tolist()))).nonzero()[:, 0]
+        passed += of[passing].bincount(minlength=len(index))
+        if len(passing) > 0:
+            found += int(judging.flags_copies(copies[passing], copied.subset(of[passing].tolist())).sum())
     n_passed = int(passed.sum())
     return n_passed, found, n_passed**2 // max(1, int(passed.square().sum()))

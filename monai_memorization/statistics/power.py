@@ -14,7 +14,7 @@ from monai_memorization.detector import degradations
 
 N_PLANTS = 16
 AUTOENCODER = "autoencoder"
-CELLS_AT_ONCE = 16  # each search looks through the whole training set
+COPIES_AT_ONCE = 256  # each search looks through the whole training set, and all copies are in memory
 
 
 @dataclass(frozen=True)
@@ -176,13 +176,21 @@ def measure_power(
         One entry per family and strength.
     """
     recalls, n = [], len(images)
-    cells = plant(images, families, seed, hosts)
-    while group := list(islice(cells, CELLS_AT_ONCE)):
+    for group in plant_together(images, families, seed, hosts):
         scores, match = score(torch.cat([copies for _, _, copies in group]))[:2]
         for (family, strength, _), cell in zip(group, zip(scores.split(n), match.split(n), strict=True), strict=True):
             found = _found(*cell, index, threshold)
             recalls.append(Recall(family.name, strength, n, *found, family.seen_in_training, family.whole))
     return recalls
+
+
+def plant_together(
+    images: Tensor, families: Sequence[Family] = FAMILIES, seed: int = 0, hosts: Tensor | None = None
+) -> Iterator[list[tuple[Family, float, Tensor]]]:
+    """Make the planted copies as :func:`plant`, as many families and strengths at a time as suit one search."""
+    cells = plant(images, families, seed, hosts)
+    while group := list(islice(cells, max(1, COPIES_AT_ONCE // len(images)))):
+        yield group
 
 
 def plant(
