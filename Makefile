@@ -19,7 +19,7 @@ lint: install
 	$(BIN)/mypy
 
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 slow: install
 	$(BIN)/python -m pytest -m slow

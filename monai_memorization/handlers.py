@@ -32,7 +32,7 @@ from monai_memorization.generation.sampling import (
     Sampler,
 )
 from monai_memorization.images.division import check_disjoint
-from monai_memorization.images.monitored import choose_monitored
+from monai_memorization.images.monitored import choose_monitored, write_monitored
 from monai_memorization.images.sets import ImageSet
 from monai_memorization.images.sources import Source, list_source, refuse_divided
 from monai_memorization.monitoring import measure_monitored
@@ -244,7 +244,7 @@ class MemorizationHandler:
             _check_value_range(sets["training"], self.sampler, self.clip)
             shapes = {np.load(path, mmap_mode="r", allow_pickle=False).shape for path in sets["training"].paths}
             sides = shapes.pop()[1:] if len(shapes) == 1 else None
-        monitored = choose_monitored(sets["validation"], self.monitoring_share, self.seed, self.output_dir)
+        monitored = choose_monitored(sets["validation"], self.monitoring_share, self.seed)
         if monitored.n_patients < self.n_patients_needed:
             raise InputError(
                 f"validation: {monitored.n_patients} patients are left for monitoring, but copy candidates at alpha "
@@ -256,6 +256,7 @@ class MemorizationHandler:
         leaks = find_leaks(training, validation, encoder.preparation)
         write_leaks(leaks, self.output_dir / "leaks.csv")
         refuse_identical(leaks, self.output_dir / "leaks.csv")
+        write_monitored(monitored, self.output_dir)  # that of an earlier training stays where this one is refused
         self._training, self._validation = training, validation
         self._validation_score = score_embedded(validation, training)[0]
         return encoder, sides

@@ -579,12 +579,17 @@ def test_number_out_of_its_range_is_refused_at_once(handler, setting, message):
         ({"encoder": "nowhere.pt"}, "encoder: nowhere.pt does not exist"),
     ],
 )
-def test_images_that_cannot_be_used_are_refused_at_the_start(handler, settings, message):
+def test_images_that_cannot_be_used_are_refused_at_the_start(handler, tmp_path, settings, message):
+    (tmp_path / "watch").mkdir()
+    (tmp_path / "watch" / "monitoring.csv").write_text("of an earlier training")
+
     with pytest.raises(InputError, match=message):
         quiet(handler(PlantingSampler(0.0), **settings))
+    assert (tmp_path / "watch" / "monitoring.csv").read_text() == "of an earlier training"
 
 
 def test_validation_image_from_the_training_set_is_refused(handler, training_folder, tmp_path):
     folder = write_folder(smooth_images(40, seed=1), tmp_path / "same")
     with pytest.raises(InputError, match="validation: 20 of its images are in the training set too"):
         quiet(handler(PlantingSampler(0.0), validation=folder))
+    assert not (tmp_path / "watch" / "monitoring.csv").exists()

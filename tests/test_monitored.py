@@ -12,7 +12,7 @@ import pytest
 from monai_memorization.auditing import audit
 from monai_memorization.errors import InputError
 from monai_memorization.generation.draws import SamplerDraw
-from monai_memorization.images.monitored import choose_monitored, leave_out_monitored
+from monai_memorization.images.monitored import choose_monitored, leave_out_monitored, write_monitored
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.releasing import release
 
@@ -24,8 +24,8 @@ def image_set(n: int, per_patient: int = 2, role: str = "validation") -> ImageSe
 
 
 @pytest.mark.parametrize(("share", "n"), [(0.5, 20), (0.25, 10), (1, 40)])
-def test_share_is_of_patients_and_the_choice_is_the_seeds(tmp_path, share, n):
-    chosen = [choose_monitored(image_set(80), share, seed, tmp_path) for seed in (0, 0, 1)]
+def test_share_is_of_patients_and_the_choice_is_the_seeds(share, n):
+    chosen = [choose_monitored(image_set(80), share, seed) for seed in (0, 0, 1)]
     assert [images.n_patients for images in chosen] == [n] * 3
     assert [len(images) for images in chosen] == [2 * n] * 3
     assert chosen[0] == chosen[1]
@@ -34,7 +34,8 @@ def test_share_is_of_patients_and_the_choice_is_the_seeds(tmp_path, share, n):
 
 def test_all_images_of_a_monitored_patient_are_left_out(tmp_path):
     validation = image_set(80)
-    monitored = choose_monitored(validation, 0.5, 0, tmp_path)
+    monitored = choose_monitored(validation, 0.5, 0)
+    write_monitored(monitored, tmp_path)
     others = {role: image_set(3, role=role) for role in ("training", "synthetic")}
     # one file of each patient is enough to know the patient by
     lines = (tmp_path / "monitoring.csv").read_text().splitlines()
@@ -55,7 +56,7 @@ def test_who_forgets_the_file_beside_the_encoder_is_told(
     training_folder, validation_folder, tmp_path, caplog, name, given
 ):
     (watch := tmp_path / "watch").mkdir()
-    choose_monitored(read_image_set(validation_folder, "validation"), 0.5, 0, watch)
+    write_monitored(read_image_set(validation_folder, "validation"), watch)
     run = {"audit": partial(audit, synthetic=training_folder), "release": partial(release, SamplerDraw(print), 1)}[name]
 
     with pytest.raises(InputError, match=r"model\.pt does not exist"):  # the first thing that is missing after it
@@ -84,6 +85,6 @@ def test_bad_file_is_named(tmp_path):
     file.write_text("image_id\n000.png\nother.png\n")
     with pytest.raises(InputError, match=r"1 images of .* not in the validation set, such as other.png; give"):
         leave_out_monitored(sets, file)
-    choose_monitored(validation, 1, 0, tmp_path)
+    write_monitored(validation, tmp_path)
     with pytest.raises(InputError, match="names every patient of the validation set"):
         leave_out_monitored(sets, file)

@@ -18,24 +18,23 @@ FILE = "monitoring.csv"
 logger = logging.getLogger(__name__)
 
 
-def choose_monitored(validation: ImageSet, share: float, seed: int, folder: Path) -> ImageSet:
-    """Choose the patients that may steer a training, and write the ids of their images to monitoring.csv.
+def choose_monitored(validation: ImageSet, share: float, seed: int) -> ImageSet:
+    """Choose the patients that may steer a training, and return their images.
 
     Args:
         validation: the whole validation set.
         share: share of its patients, in (0, 1].
         seed: of the choice, which is the same in every run on this set.
-        folder: folder for monitoring.csv.
-
-    Returns:
-        Their images.
 
     Raises:
         InputError: if the share leaves no patient on one side.
     """
-    monitored = validation if share == 1 else split(validation, share, seed)[1]
+    return validation if share == 1 else split(validation, share, seed)[1]
+
+
+def write_monitored(monitored: ImageSet, folder: Path) -> None:
+    """Write the ids of the images that steer a training to monitoring.csv."""
     write_text(folder / FILE, pd.DataFrame({"image_id": monitored.image_ids}).to_csv(index=False))
-    return monitored
 
 
 def leave_out_monitored(sets: dict[str, ImageSet], monitoring: str | Path) -> dict[str, ImageSet]:
@@ -43,7 +42,7 @@ def leave_out_monitored(sets: dict[str, ImageSet], monitoring: str | Path) -> di
 
     Args:
         sets: "validation" and, where given, "reconstructed_validation", with the same patients; and others.
-        monitoring: file that :func:`choose_monitored` wrote.
+        monitoring: file that :func:`write_monitored` wrote.
 
     Returns:
         The sets.
