@@ -30,7 +30,7 @@ from monai_memorization.auditing import audit
 from monai_memorization.detector import embeddings
 embeddings.SHARD_BATCHES = 1
 print("started", flush=True)
-audit("training", "validation", "synthetic", "killed", encoder=sys.argv[1])
+audit("training", "validation", "synthetic", "killed", encoder=sys.argv[1], n_plants=1)
 """
 
 
@@ -68,7 +68,8 @@ def test_audit_killed_at_random_moments_ends_with_the_same_tables(encoder_file, 
         write_folder(smooth_images(n, seed=seed), tmp_path / role, role)
     monkeypatch.setattr(embeddings, "SHARD_BATCHES", 1)
     begun = time.monotonic()
-    audit(*(tmp_path / role for role in ("training", "validation", "synthetic", "whole")), encoder=encoder_file)
+    sets = (tmp_path / role for role in ("training", "validation", "synthetic", "whole"))
+    audit(*sets, encoder=encoder_file, n_plants=1)
     seconds, moments = time.monotonic() - begun, random.Random(0)
     expected = tables(tmp_path / "whole")
 

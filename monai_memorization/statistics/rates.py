@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -77,17 +77,17 @@ def copy_rate_interval(
         return 0.0, 1.0
     possible = false_alarm_rates(alpha, able, seed).numpy()
 
-    def end(false_alarms: npt.NDArray[np.float64], n_below: int, n_above: int, probability: float) -> float:
-        def probability_up_to(rate: float) -> float:
-            return float(betainc(n_below, n_above, rate + (1 - rate) * false_alarms).mean())
+    def end(n_below: int, n_above: int, probability: float, outermost: Callable[..., np.float64]) -> float:
+        def excess(rate: float) -> float:
+            up_to = betainc(n_below, n_above, rate + (1 - rate) * possible).mean(axis=1)
+            return float(outermost(up_to)) - probability
 
-        if probability_up_to(0.0) >= probability:
-            return 0.0
-        return float(brentq(lambda rate: probability_up_to(rate) - probability, 0.0, 1.0, xtol=1e-8))
+        return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0.0, 1.0, xtol=1e-8))
 
+    # where the largest of these probabilities reaches a level, the first of them does; where the least does, the last
     rest, share = n_able - n_copies, n_able / n_synthetic
-    low = 0.0 if n_copies == 0 else min(end(rates, n_copies, rest + 1, (1 - level) / 2) for rates in possible)
-    high = 1.0 if rest == 0 else max(end(rates, n_copies + 1, rest, (1 + level) / 2) for rates in possible)
+    low = 0.0 if n_copies == 0 else end(n_copies, rest + 1, (1 - level) / 2, np.max)
+    high = 1.0 if rest == 0 else end(n_copies + 1, rest, (1 + level) / 2, np.min)
     return share * low, 1 - share * (1 - high)
 
 
