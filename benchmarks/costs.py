@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an audit costs: constants of this machine, tried on other sizes, and from them an audit of a million images.
 
-Steps on pairs cost operations over a rate, which is measured at one size and has to hold at others; steps on images
-cost seconds each. CPU time of one thread. All of it is divided among processes (docs/scaling.md), so that the time of
-n processes with a core each is an n-th. For GPUs give their rate of float32 products, as `gpu.py` measures it, and how
-many cores read and register for each.
+Steps on pairs cost operations over a rate, and beside them something for each image, as rows are standardized and
+looked at; both are measured at two sizes and have to hold at others. Steps on images cost seconds each. CPU time of one
+thread. All of it is divided among processes (docs/scaling.md), so that the time of n processes with a core each is an
+n-th. For GPUs give their rate of float32 products, as `gpu.py` measures it, and how many cores read and register for
+each.
 
     python benchmarks/costs.py --output costs.json [--images 1000000] [--gpu-tflops 20 --cores-of-gpu 16] [--tiny]
 """
@@ -15,13 +16,15 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from overhead import commit, machine
+from scipy.optimize import nnls
 from torch import Tensor
 from training_rates import rounded
 
@@ -55,9 +58,9 @@ class Size:
         return f"{self.n_training} x {self.n_synthetic}, {self.d}"
 
 
-BASE = Size(5_000, 5_000)
+FITTED = (Size(2_500, 2_500), Size(10_000, 10_000))
 OTHERS = (
-    Size(10_000, 5_000),
+    Size(5_000, 5_000),
     Size(5_000, 20_000),
     Size(20_000, 20_000),
     Size(5_000, 5_000, 64),
@@ -84,28 +87,58 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    base, others = (Size(300, 200), (Size(400, 300),)) if options.tiny else (BASE, OTHERS)
-    rates = {step: OPERATIONS[step](base) * pairs(base) / seconds for step, seconds in seconds_of_pairs(base).items()}
-    result: dict[str, Any] = {"commit": commit(), "machine": machine(), "base": str(base)}
-    result["gflops"] = {step: rounded(rate / 1e9) for step, rate in rates.items()}
+    fitted, others = ((Size(200, 200), Size(400, 400)), (Size(400, 300),)) if options.tiny else (FITTED, OTHERS)
+    costs = fit(fitted)
+    result: dict[str, Any] = {"commit": commit(), "machine": machine(), "fitted": [str(size) for size in fitted]}
+    result["gflops"] = {step: cost.gflops and rounded(cost.gflops) for step, cost in costs.items()}
+    result["milliseconds of an image in a step on pairs"] = {
+        step: rounded(1e3 * cost.of_image) for step, cost in costs.items()
+    }
     result["predicted over measured"] = {
-        str(size): {
-            step: rounded(OPERATIONS[step](size) * pairs(size) / rates[step] / seconds)
-            for step, seconds in seconds_of_pairs(size).items()
-        }
+        str(size): {step: rounded(costs[step](step, size) / s) for step, s in seconds_of_pairs(size).items()}
         for size in others
     }
     each = seconds_of_images(20 if options.tiny else 64, (64, 64) if options.tiny else (512, 512))
     result["milliseconds of an image"] = {step: rounded(1e3 * seconds) for step, seconds in each.items()}
-    result["hours"] = {f"{n} cores": hours(options.images, each, rates, n, n) for n in N_PROCESSES}
+    result["hours"] = {f"{n} cores": hours(options.images, each, costs, n, n) for n in N_PROCESSES}
     if options.gpu_tflops:
-        of_gpu = dict.fromkeys(rates, 1e12 * options.gpu_tflops)
+        of_gpu = dict.fromkeys(costs, Cost(1e-12 / options.gpu_tflops, 0.0))
         result["gpu"] = {"tflops": options.gpu_tflops, "cores": options.cores_of_gpu}
         result["hours"] |= {
             f"{n} GPUs": hours(options.images, each, of_gpu, n, n * options.cores_of_gpu) for n in N_PROCESSES
         }
     write_text(options.output, json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step on pairs takes: seconds of an operation, and of an image beside them."""
+
+    of_operation: float
+    of_image: float
+
+    def __call__(self, step: str, size: Size) -> float:
+        """Return the seconds of a step at this size."""
+        operations = OPERATIONS[step](size) * pairs(size)
+        return operations * self.of_operation + (size.n_training + size.n_synthetic) * self.of_image
+
+    @property
+    def gflops(self) -> float | None:
+        """Operations a second, 1e9, where they take any time."""
+        return 1e-9 / self.of_operation if self.of_operation else None
+
+
+def fit(sizes: Sequence[Size]) -> dict[str, Cost]:
+    """Measure what each step on pairs costs: medians of three calls at each of two sizes, by least squares."""
+    measured = [[seconds_of_pairs(size) for _ in range(3)] for size in sizes]
+    costs = {}
+    for step in OPERATIONS:
+        seconds = [median(call[step] for call in calls) for calls in measured]
+        parts = [[1e-9 * OPERATIONS[step](size) * pairs(size), size.n_training + size.n_synthetic] for size in sizes]
+        of_operation, of_image = nnls(parts, seconds)[0]
+        costs[step] = Cost(1e-9 * float(of_operation), float(of_image))
+    return costs
 
 
 def pairs(size: Size) -> int:
@@ -156,22 +189,20 @@ def seconds_of_images(n: int, image_size: tuple[int, int]) -> dict[str, float]:
 
 
 def hours(
-    n: int, each: Mapping[str, float], rates: Mapping[str, float], n_processes: int, n_cores: int
+    n: int, each: Mapping[str, float], costs: Mapping[str, Cost], n_processes: int, n_cores: int
 ) -> dict[str, float]:
     """Return the hours of each step of an audit of n synthetic against n training images.
 
     Args:
         n: images of T, and of S.
         each: seconds of an image, on one core.
-        rates: operations a second of the steps on pairs, of one process.
+        costs: of the steps on pairs, in one process.
         n_processes: among which those are divided.
         n_cores: among which the steps on images are divided.
     """
-    size = Size(n, n)
     n_images = {"hash": 2 * n, "read and embed": 2 * n, "register": n}  # T is not registered
     steps = {step: n_images[step] * seconds / n_cores for step, seconds in each.items()}
-    for step, rate in rates.items():
-        steps[step] = TIMES[step] * OPERATIONS[step](size) * pairs(size) / rate / n_processes
+    steps |= {step: TIMES[step] * cost(step, Size(n, n)) / n_processes for step, cost in costs.items()}
     return {step: rounded(seconds / 3600) for step, seconds in steps.items()}
 
 
