@@ -11,6 +11,7 @@ import torch
 from made_up_images import smooth_images
 
 from monai_memorization.detector.neighbors import nearest
+from monai_memorization.statistics import power
 from monai_memorization.statistics.power import (
     FAMILIES,
     Family,
@@ -52,6 +53,16 @@ def test_exact_copies_are_all_found_by_a_detector_that_sees_everything(dimension
 @pytest.mark.parametrize(("level", "recall"), [(math.inf, 0), (-math.inf, 1)])
 def test_nothing_is_above_infinity_and_everything_above_its_negative(level, recall):
     assert {cell.recall for cell in plant(level=level)} == {recall}
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("n_cells", [1, 5])
+def test_number_of_copies_searched_at_once_changes_nothing(monkeypatch, dimension, n_cells):
+    together = plant(dimension)
+
+    monkeypatch.setattr(power, "VALUES_AT_ONCE", n_cells * 8 * math.prod(SIZES[dimension]))
+
+    assert plant(dimension) == together
 
 
 def test_recall_counts_each_copy_against_its_own_threshold():

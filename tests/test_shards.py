@@ -42,7 +42,7 @@ def read(monkeypatch):
 
 
 def keep(encoder, folder, tmp_path, **settings):
-    return embed(encoder, read_image_set(folder, "training"), BATCH, cache_dir=tmp_path / "kept", **settings)
+    return embed(encoder, read_image_set(folder, "training"), BATCH, cache_dir=str(tmp_path / "kept"), **settings)
 
 
 def same(first, second) -> bool:

@@ -79,7 +79,7 @@ def embed(
     workers: int | None = None,
     device: str | torch.device = "cpu",
     skip_unreadable: bool = False,
-    cache_dir: Path | None = None,
+    cache_dir: str | Path | None = None,
 ) -> Embeddings:
     """Embed a set, reading each image once, batch by batch; each rank embeds its part, and all get the whole.
 
@@ -106,7 +106,7 @@ def embed(
     files: list[Path | None] = [None] * len(ranges)
     if cache_dir is not None:
         settings, contents = hash_settings(encoder, batch_size, device), hash_contents(images.paths)
-        files = [cache_dir / name_shard(settings, contents[part.start : part.stop]) for part in ranges]
+        files = [Path(cache_dir, name_shard(settings, contents[part.start : part.stop])) for part in ranges]
     parts = {number: ranges[number] for number in range(ranks.rank, len(ranges), ranks.n)}
     embedded = _embed_parts(encoder, images, parts, files, batch_size, workers, device, skip_unreadable)
     # whole shards are divided, as the last bits of an embedding can depend on its batch

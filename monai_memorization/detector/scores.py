@@ -91,7 +91,9 @@ def score_prepared(
     encoder: nn.Module, images: Tensor, training: Embeddings, device: str | torch.device = "cpu"
 ) -> Scores:
     """Return the scores of prepared images, (N, C, *image_size), as :func:`copy_scores`."""
-    return score_vectors(embed_batch(encoder, images, device), fine_structure(images), training)
+    batches = images.split(BATCH_SIZE)
+    vectors = torch.cat([embed_batch(encoder, batch, device) for batch in batches])
+    return score_vectors(vectors, torch.cat([fine_structure(batch) for batch in batches]), training)
 
 
 def score_vectors(vectors: Tensor, structure: Tensor, training: Embeddings) -> Scores:

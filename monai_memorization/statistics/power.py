@@ -14,7 +14,7 @@ from monai_memorization.detector import degradations
 
 N_PLANTS = 16
 AUTOENCODER = "autoencoder"
-COPIES_AT_ONCE = 256  # each search looks through the whole training set, and all copies are in memory
+VALUES_AT_ONCE = 1 << 25  # of copies in memory (128 MB); each search of them looks through the whole training set
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,9 @@ def measure_power(
 def plant_together(
     images: Tensor, families: Sequence[Family] = FAMILIES, seed: int = 0, hosts: Tensor | None = None
 ) -> Iterator[list[tuple[Family, float, Tensor]]]:
-    """Make the planted copies as :func:`plant`, as many families and strengths at a time as suit one search."""
+    """Make the planted copies as :func:`plant`, as many families and strengths at a time as memory allows."""
     cells = plant(images, families, seed, hosts)
-    while group := list(islice(cells, max(1, COPIES_AT_ONCE // len(images)))):
+    while group := list(islice(cells, max(1, VALUES_AT_ONCE // images.numel()))):
         yield group
 
 
