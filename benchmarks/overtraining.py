@@ -7,7 +7,8 @@
 The latent diffusion model is the 2D bundle with its fragment; the pixel-space diffusion model and the GAN are small
 networks of MONAI in MONAI's trainers, on the same films at half the size. Each is watched by the handler and
 trained to the end. Then it is trained again with the limit on the copy rate, which stops it: what is kept is in the
-JSON, and whether its checks were those of the first run. Nothing is repeated while OUT/<kind>.json is there.
+JSON, and whether its checks were those of the first run. Nothing is repeated while OUT/<kind>.json is there, nor the
+first run while its curve is in OUT/work/<kind>: what was stopped goes on there, if code and settings are the same.
 
 The Frechet distance is that of `report.json`, between embeddings of drawn images and of validation images, beside that
 of real images. The validation loss is the training loss on validation images: of the denoising, with noise of its own
@@ -307,26 +308,48 @@ def run(options: argparse.Namespace) -> None:
         file = options.output_dir / f"{kind}.json"
         if file.is_file():
             continue
-        result = {"kind": kind, "commit": commit(), "machine": machine(), "seed": options.seed, "settings": settings}
-        start, work = time.perf_counter(), options.output_dir / "work" / kind
-        shutil.rmtree(work, ignore_errors=True)
+        result = {"kind": kind, "commit": commit(), "seed": options.seed, "settings": settings}
+        work = options.output_dir / "work" / kind
         size = None if kind == "latent_diffusion" else settings["image_size"]
         given = sets_and_encoder(images, options, size, settings["encoder_steps"]) | {
             "n_images": settings["n_images"],
             "seed": options.seed,
         }
-        curve = KINDS[kind](settings, given, work / "whole", 1.0)
-        result |= {"n_training": len(images), "curve": curve, "stopped": None}
+        whole = first_run(kind, result, given, work)
+        curve, start = whole["curve"], time.perf_counter()
+        result |= {"machine": machine(), "n_training": len(images), "curve": curve, "stopped": None}
         limit = settings["copy_rate_limit"]
         if any(row["copy_rate"] > limit for row in curve):
+            shutil.rmtree(work / "stopped", ignore_errors=True)  # the bundle would go on with what is there
             stopped = KINDS[kind](settings, given, work / "stopped", limit)
             within = [row["epoch"] for row in stopped if row["copy_rate"] <= limit]
             result["stopped"] = {"epoch": stopped[-1]["epoch"], "kept_epoch": within[-1] if within else None}
             result["stopped"] |= {"same_curve": stopped == curve[: len(stopped)]}
             result["stopped"] |= {"kept": (work / "stopped" / KEPT).is_file()}
-        result["seconds"] = round(time.perf_counter() - start)
+        result["seconds"] = whole["seconds"] + round(time.perf_counter() - start)
         write_text(file, json.dumps(result, indent=1) + "\n")
         print(f"{kind}: {result['seconds']} s, stopped: {result['stopped']}", flush=True)
+
+
+def first_run(kind: str, identity: dict[str, Any], given: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Train to the end, or return what an earlier call of the same code, seed and settings kept: curve and seconds.
+
+    Args:
+        kind: one of KINDS.
+        identity: what has to be the same.
+        given: sets, encoder and numbers for the handler.
+        work: folder of this kind; another run's is emptied.
+    """
+    file = work / "whole.json"
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if kept.pop("identity", None) == identity:
+        return kept
+    shutil.rmtree(work, ignore_errors=True)
+    start = time.perf_counter()
+    curve = KINDS[kind](identity["settings"], given, work / "whole", 1.0)
+    kept = {"curve": curve, "seconds": round(time.perf_counter() - start)}
+    write_text(file, json.dumps({"identity": identity} | kept) + "\n")
+    return kept
 
 
 def sets_and_encoder(

@@ -44,6 +44,15 @@ def test_each_kind_leaves_a_curve_and_the_one_that_copies_is_stopped(
     assert results["pixel_diffusion"]["stopped"] is results["latent_diffusion"]["stopped"] is None
     assert results["gan"]["stopped"] == {"epoch": 3, "kept_epoch": 2, "same_curve": True, "kept": True}
 
+    # what was stopped in the second training goes on with it
+    (tmp_path / "gan.json").unlink()
+    trainings, train = [], overtraining.gan
+    monkeypatch.setitem(overtraining.KINDS, "gan", lambda *given: trainings.append(given[2].name) or train(*given))
+    overtraining.main(["run", *sets, "--output-dir", str(tmp_path), "--tiny"])
+    again = json.loads((tmp_path / "gan.json").read_text())
+    assert trainings == ["stopped"]
+    assert [again[key] for key in ("curve", "stopped")] == [results["gan"][key] for key in ("curve", "stopped")]
+
     overtraining.main(["figure", str(tmp_path), "--output", str(tmp_path / "figure.svg")])
     figure = (tmp_path / "figure.svg").read_text()
     assert all(f">{word}<" in figure for word in (*overtraining.TITLES.values(), "stopped", "kept"))
