@@ -188,9 +188,14 @@ def _conditions(config: dict[str, Any], trainer: dict[str, Any], found: Injectio
     """Return the setting of a sampler from a conditional model, nothing for another."""
     prepare, network = (follow(config, trainer.get(name)) for name in ("prepare_batch", "network"))
     made_of = [find(config, name) for name in REFERENCE.findall(network)] if isinstance(network, str) else []
+    parts = [part for part in (network, *made_of) if isinstance(part, dict)]
+    if any(follow(config, part.get("num_class_embeds")) is not None for part in parts):
+        found.missing.append(
+            "memorization#sampler: the network takes a class (num_class_embeds), which this sampler does not give it; "
+            "give a FunctionSampler that does: docs/add_the_check.md, Conditional models"
+        )
     named = isinstance(prepare, dict) and prepare.get("condition_name")
-    taken = (part.get("with_conditioning") for part in (network, *made_of) if isinstance(part, dict))
-    if not named and all(follow(config, value) is not True for value in taken):
+    if not named and all(follow(config, part.get("with_conditioning")) is not True for part in parts):
         return {}
     found.missing.append("memorization#sampler#conditions: give the conditions of the training images, (m, ...)")
     return {"conditions": None}

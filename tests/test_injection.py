@@ -496,6 +496,14 @@ def test_conditions_are_asked_for_where_the_model_takes_them(tmp_path):
         assert sum(line.startswith("memorization#sampler#conditions: give") for line in found.missing) == asked
 
 
+def test_classes_are_told_where_the_network_takes_them(tmp_path):
+    for number, n_classes in enumerate((None, "@n_classes")):
+        config = conditional({"_target_": "LoadImaged", "keys": "scan"}, num_class_embeds=n_classes)
+        found = inject(written(tmp_path, train=config | {"n_classes": 6}), tmp_path / f"out{number}.yaml")
+        assert sum("the network takes a class (num_class_embeds)" in line for line in found.missing) == number
+        assert not any("conditions" in line for line in found.missing)
+
+
 @pytest.mark.parametrize(
     ("scale", "expected"),
     [
