@@ -56,7 +56,7 @@ def test_who_forgets_the_file_beside_the_encoder_is_told(
     training_folder, validation_folder, tmp_path, caplog, name, given
 ):
     (watch := tmp_path / "watch").mkdir()
-    write_monitored(read_image_set(validation_folder, "validation"), watch)
+    write_monitored(choose_monitored(read_image_set(validation_folder, "validation"), 0.5, 0), watch)
     run = {"audit": partial(audit, synthetic=training_folder), "release": partial(release, SamplerDraw(print), 1)}[name]
 
     with pytest.raises(InputError, match=r"model\.pt does not exist"):  # the first thing that is missing after it
