@@ -8,7 +8,7 @@ The latent diffusion model is the 2D bundle with its fragment; the pixel-space d
 networks of MONAI in MONAI's trainers, on the same films at half the size. Each is watched by the handler and
 trained to the end. Then it is trained again with the limit on the copy rate, which stops it: what is kept is in the
 JSON, and whether its checks were those of the first run. Nothing is repeated while OUT/<kind>.json is there, nor the
-first run while its curve is in OUT/work/<kind>: what was stopped goes on there, if code and settings are the same.
+first run while its curve is kept in OUT: what was stopped goes on there, if code and settings are the same.
 
 The Frechet distance is that of `report.json`, between embeddings of drawn images and of validation images, beside that
 of real images. The validation loss is the training loss on validation images: of the denoising, with noise of its own

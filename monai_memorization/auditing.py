@@ -132,7 +132,7 @@ def audit(
     refuse_foreign(output)
     _warn(sets, calibration, strata, alpha)
     if monitoring is None:
-        warn_of_forgotten(cache / "encoder" / "model.pt" if encoder is None else Path(encoder))
+        warn_of_forgotten(Path(encoder or cache / "encoder" / "model.pt"), sets["validation"])
     if encoder is None and not (cache / "encoder" / "model.pt").exists():
         _read_through(sets, skip_unreadable, clip)
     with timed(seconds, "encoder"):

@@ -133,9 +133,7 @@ def release(
     if output.resolve() in (work.resolve(), *work.resolve().parents):
         raise InputError(f"work_dir: {work} lies in {output}, which is to be handed out; name a folder outside of it")
     wanted, training_set = read_policy(policy), read_image_set(training, "training")
-    halves = _halves(training_set, validation, reconstructed_validation, monitoring, seed)
-    if monitoring is None and encoder is not None:
-        warn_of_forgotten(Path(encoder))
+    halves = _halves(training_set, validation, reconstructed_validation, monitoring, encoder, seed)
     _warn_of_few(halves["judge"]["validation"], wanted["min_validation_patients"])
     _clear(output, work)
     # whatever is wrong with given encoders or the generator shows before encoders are trained, and what is wrong with
@@ -168,6 +166,7 @@ def _halves(
     validation: str | Path,
     reconstructed: str | Path | None,
     monitoring: str | Path | None,
+    encoder: str | Path | None,
     seed: int,
 ) -> dict[str, dict[str, ImageSet]]:
     """Divide the validation set by patient, and its reconstructions with it, into those of the filter and the judge."""
@@ -175,6 +174,8 @@ def _halves(
     check_disjoint(training, images)
     if monitoring is not None:
         images = leave_out_monitored({"validation": images}, monitoring)["validation"]
+    elif encoder is not None:
+        warn_of_forgotten(Path(encoder), images)
     halves: dict[str, dict[str, ImageSet]] = {}
     for name, half in zip(("filter", "judge"), split(images, 0.5, seed), strict=True):
         halves[name] = {"validation": half}

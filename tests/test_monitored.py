@@ -12,7 +12,12 @@ import pytest
 from monai_memorization.auditing import audit
 from monai_memorization.errors import InputError
 from monai_memorization.generation.draws import SamplerDraw
-from monai_memorization.images.monitored import choose_monitored, leave_out_monitored, write_monitored
+from monai_memorization.images.monitored import (
+    choose_monitored,
+    leave_out_monitored,
+    warn_of_forgotten,
+    write_monitored,
+)
 from monai_memorization.images.sets import ImageSet, read_image_set
 from monai_memorization.releasing import release
 
@@ -71,6 +76,16 @@ def test_who_forgets_the_file_beside_the_encoder_is_told(
     told = [message for message in caplog.messages if message.startswith("monitoring: none given")]
     assert len(told) == (not given)
     assert given or str(watch / "monitoring.csv") in told[0]
+
+
+@pytest.mark.parametrize("content", ["image_id\nof_another_set.png\n", "image_id\n039.png\n", "no table of ours", None])
+def test_file_beside_the_encoder_is_told_of_only_if_it_names_images_that_judge(tmp_path, caplog, content):
+    if content is not None:
+        (tmp_path / "monitoring.csv").write_text(content)
+
+    warn_of_forgotten(tmp_path / "encoder" / "model.pt", image_set(40))
+
+    assert len(caplog.messages) == (content is not None and "039" in content)
 
 
 def test_bad_file_is_named(tmp_path):

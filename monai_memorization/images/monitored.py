@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -72,18 +73,21 @@ def leave_out_monitored(sets: dict[str, ImageSet], monitoring: str | Path) -> di
     return kept
 
 
-def warn_of_forgotten(encoder: Path) -> None:
-    """Tell where a watched training left this encoder, and with it a monitoring.csv that was not given.
+def warn_of_forgotten(encoder: Path, validation: ImageSet) -> None:
+    """Tell where a watched training left this encoder, and with it a monitoring.csv of images that are to judge.
 
     Args:
         encoder: weights, in the folder that the handler keeps them in or anywhere else.
+        validation: the validation set; silent where none of its images steered that training.
     """
-    if (forgotten := encoder.parent.parent / FILE).is_file():
-        logger.warning(
-            "monitoring: none given, but %s names validation patients that steered a training with this encoder; give "
-            "it, so that they have no part in the verdict on that training's model",
-            forgotten,
-        )
+    forgotten = encoder.parent.parent / FILE
+    with suppress(InputError):  # there is none, or a file of another kind
+        if _read_ids(forgotten) & set(validation.image_ids):
+            logger.warning(
+                "monitoring: none given, but %s names validation patients that steered a training with this encoder; "
+                "give it, so that they have no part in the verdict on that training's model",
+                forgotten,
+            )
 
 
 def _read_ids(path: Path) -> set[str]:
