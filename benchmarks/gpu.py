@@ -2,9 +2,9 @@
 """Everything whose speed a GPU changes, measured in one run of a few minutes; one JSON.
 
 Ceilings of the machine (matrix product, copy), exact search, registration, embedding, encoder training, both stages of
-the default 2D recipe, sampling. Each figure is the median of several timings after a warm-up, with their range. The
-results of the GPU are also held against those of the CPU. Without a GPU it runs on the CPU, which `--tiny` makes a
-matter of seconds.
+the default 2D recipe, sampling, compiled training last, since compiling is what may fail. Each figure is the median of
+several timings after a warm-up, with their range. The results of the GPU are also held against those of the CPU.
+Without a GPU it runs on the CPU, which `--tiny` makes a matter of seconds.
 
     python benchmarks/gpu.py --output gpu.json [--tiny]
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from monai.inferers import DiffusionInferer
+from overhead import commit, machine
 from torch import Tensor, nn
 
 from monai_memorization.detector.contrastive import nt_xent
@@ -38,6 +38,8 @@ from monai_memorization.generation.sampling import LatentDiffusionSampler
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CONFIGS = Path(__file__).parents[1] / "bundles" / "latent_diffusion_2d" / "configs"
 DIMENSIONS = 128
+SIZES = ([128, 128], [512, 512])
+N_STEPS = 20  # of the solver, as the sampler takes by default
 
 
 def main() -> None:
@@ -47,18 +49,13 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
     options = parser.parse_args()
     torch.manual_seed(0)
-    result: dict[str, Any] = {"machine": _machine()}
-    parts = (_ceilings, _search, _registration, _encoder, _latent_diffusion)
+    result: dict[str, Any] = {"commit": commit(), "machine": machine()}
+    parts = (_ceilings, _search, _registration, _encoder, _latent_diffusion, _compiled)
     for part in parts:
         start = time.perf_counter()
         result[part.__name__[1:]] = part(options.tiny) | {"seconds": round(time.perf_counter() - start, 1)}
         options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
-
-
-def _machine() -> dict[str, Any]:
-    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else platform.processor()
-    return {"device": DEVICE.type, "name": name, "torch": torch.__version__, "cpu_threads": torch.get_num_threads()}
 
 
 def _ceilings(tiny: bool) -> dict[str, Any]:
@@ -83,6 +80,7 @@ def _search(tiny: bool) -> dict[str, Any]:
         floating = 2e-12 * n * n * DIMENSIONS
         result[f"{n}"] = {
             "tflops": _rate(lambda q=query, r=reference: nearest(q, r), floating, repeats=3),
+            "tflops_tensorfloat32": _rate(lambda q=query, r=reference: _coarse(nearest, q, r), floating, repeats=3),
             "top_5_tflops": _rate(lambda q=query, r=reference: nearest(q, r, k=5), floating, repeats=3),
             "product_only_tflops": _rate(lambda q=query, r=reference: _product(q, r), floating, repeats=3),
             "peak_extra_mb": _peak_mb(lambda q=query, r=reference: nearest(q, r)),
@@ -122,6 +120,13 @@ def _product(query: Tensor, reference: Tensor) -> None:
             rows @ columns.T
 
 
+def _coarse(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call with products that are allowed to be rounded, on whose candidates the search looks again."""
+    torch.set_float32_matmul_precision("high")
+    function(*arguments)
+    torch.set_float32_matmul_precision("highest")
+
+
 def _encoder(tiny: bool) -> dict[str, Any]:
     """Images per second embedded and steps per second trained, and what of a step the views take."""
     cases = {"64x64": (64, 64), "128x128": (128, 128), "32x64x64": (32, 64, 64)}
@@ -151,25 +156,20 @@ def _encoder(tiny: bool) -> dict[str, Any]:
 def _latent_diffusion(tiny: bool) -> dict[str, Any]:
     """Both stages of the default recipe (networks and batch sizes of the bundle's own configs), and sampling."""
     result: dict[str, Any] = {}
-    for size in ([16, 16],) if tiny else ([128, 128], [512, 512]):
-        parsers = [_recipe(name, size, tiny) for name in ("train_autoencoder", "train_diffusion")]
-        autoencoder = parsers[0].get_parsed_content("autoencoder_def").to(DEVICE)
-        diffusion = parsers[1].get_parsed_content("network_def").to(DEVICE)
-        scheduler = parsers[1].get_parsed_content("scheduler")
-        images = torch.rand(parsers[0]["autoencoder_batch_size"], 1, *size, device=DEVICE)
-        factor = 2 ** (len(parsers[0]["autoencoder_channels"]) - 1)
-        shape = (parsers[0]["latent_channels"], *(side // factor for side in size))
-        latents = torch.randn(parsers[1]["diffusion_batch_size"], *shape, device=DEVICE)
+    for size in ([16, 16],) if tiny else SIZES:
+        parser = _recipe("train_autoencoder", size, tiny)
+        autoencoder = parser.get_parsed_content("autoencoder_def").to(DEVICE)
+        images = torch.rand(parser["autoencoder_batch_size"], 1, *size, device=DEVICE)
+        diffusion, scheduler, latents = _denoising(size, tiny)
         ways: dict[str, Any] = {"float32": {}, "amp": {"amp": True}, "amp_channels_last": {"amp": True, "last": True}}
-        if not tiny:
-            ways["amp_compiled"] = {"amp": True, "compiled": True}
         n = 2 if tiny else 16
-        sampler = LatentDiffusionSampler(autoencoder, diffusion, _solver(), shape, n_steps=2 if tiny else 20)
+        sampler = LatentDiffusionSampler(
+            autoencoder, diffusion, _solver(), latents.shape[1:], n_steps=2 if tiny else N_STEPS
+        )
         result["x".join(map(str, size))] = {
             "autoencoder_steps_per_s": {
                 way: _training_rate(autoencoder, lambda net, x=images: F.l1_loss(net(x)[0], x), **settings)
                 for way, settings in ways.items()
-                if way != "amp_compiled"
             },
             "diffusion_steps_per_s": {
                 way: _training_rate(
@@ -178,11 +178,32 @@ def _latent_diffusion(tiny: bool) -> dict[str, Any]:
                 for way, settings in ways.items()
             },
             "encoded_per_s": _rate(lambda a=autoencoder, x=images: _encode(a, x), len(images)),
-            "sampled_per_s_50_steps": _rate(lambda s=sampler, n=n: s(range(n)), n, repeats=3),
-            "sampled_per_s_50_steps_amp": _rate(lambda s=sampler, n=n: _autocast(s, range(n)), n, repeats=3),
+            "sampled_per_s": _rate(lambda s=sampler, n=n: s(range(n)), n, repeats=3),
+            "sampled_per_s_amp": _rate(lambda s=sampler, n=n: _autocast(s, range(n)), n, repeats=3),
             "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else None,
         }
     return result
+
+
+def _compiled(tiny: bool) -> dict[str, Any]:
+    """Steps per second of the diffusion stage as `torch.compile` makes it, in mixed precision."""
+    if tiny:
+        return {}
+    result: dict[str, Any] = {}
+    for size in SIZES:
+        diffusion, scheduler, latents = _denoising(size, tiny)
+        loss = partial(_denoising_loss, latents=latents, scheduler=scheduler)
+        result["x".join(map(str, size))] = _training_rate(diffusion, loss, amp=True, compiled=True)
+    return result
+
+
+def _denoising(size: list[int], tiny: bool) -> tuple[nn.Module, Any, Tensor]:
+    """Return network, noise schedule and made-up latents of the diffusion stage."""
+    parser = _recipe("train_diffusion", size, tiny)
+    factor = 2 ** (len(parser["autoencoder_channels"]) - 1)
+    shape = (parser["latent_channels"], *(side // factor for side in size))
+    latents = torch.randn(parser["diffusion_batch_size"], *shape, device=DEVICE)
+    return parser.get_parsed_content("network_def").to(DEVICE), parser.get_parsed_content("scheduler"), latents
 
 
 def _recipe(name: str, size: list[int], tiny: bool) -> ConfigParser:

@@ -4,11 +4,12 @@
     python benchmarks/overtraining.py run --training T.csv --validation V.csv --output-dir OUT [--only latent_diffusion]
     python benchmarks/overtraining.py figure OUT --output FIGURE.svg
 
-The latent diffusion model is the 2D bundle with its fragment; the pixel-space diffusion model and the GAN are small
-networks of MONAI in MONAI's trainers, on the same films at half the size. Each is watched by the handler and
-trained to the end. Then it is trained again with the limit on the copy rate, which stops it: what is kept is in the
-JSON, and whether its checks were those of the first run. Nothing is repeated while OUT/<kind>.json is there, nor the
-first run while its curve is kept in OUT: what was stopped goes on there, if code and settings are the same.
+The latent diffusion model is the 2D bundle with its fragment, trained as the baseline of a study; the pixel-space
+diffusion model and the GAN are small networks of MONAI in MONAI's trainers, on the same films at half the size. Each is
+watched by the handler and trained to the end. Then it is trained again with the limit on the copy rate, which stops it:
+what is kept is in the JSON, and whether its checks were those of the first run. Nothing is repeated while
+OUT/<kind>.json is there, nor the first run while its curve is kept in OUT: what was stopped goes on there, if code and
+settings are the same.
 
 The Frechet distance is that of `report.json`, between embeddings of drawn images and of validation images, beside that
 of real images. The validation loss is the training loss on validation images: of the denoising, with noise of its own
@@ -46,6 +47,7 @@ from simulation_figures import write_svg
 from torch import Tensor, nn
 from trainings import choose_training, run_bundle
 
+from monai_memorization.auditing import choose_device
 from monai_memorization.detector.encoder import save_encoder
 from monai_memorization.detector.encoder_training import train_encoder
 from monai_memorization.files import write_text
@@ -59,17 +61,13 @@ from monai_memorization.images.sets import ImageSet, read_image_set, write_image
 from monai_memorization.statistics.fidelity import measure_fidelity
 
 KEPT = "model_within_limit.pt"
-STUDY = yaml.safe_load((Path(__file__).parent / "study" / "cxr64.yaml").read_text(encoding="utf-8"))
+GRID = Path(__file__).parent / "study" / "cxr64.yaml"
 SETTINGS: dict[str, Any] = {
-    "n_training": STUDY["n_training"],
-    "encoder_steps": STUDY["encoder_steps"],
     "n_images": 200,
     "n_checks": 20,
     "copy_rate_limit": 0.1,
     "n_steps": 20,
     "image_size": [32, 32],
-    # the baseline of the study
-    "latent_diffusion": {name: STUDY[name] for name in ("bundle", "recipe", "common", "autoencoder", "diffusion")},
     "pixel_diffusion": {"epochs": 1500, "batch_size": 32, "channels": [32, 64, 64], "learning_rate": 5e-4},
     "gan": {"epochs": 3000, "batch_size": 32, "channels": [64, 64, 32, 16], "learning_rate": 2e-4},
 }
@@ -188,7 +186,7 @@ def latent_diffusion(settings: dict[str, Any], given: dict[str, Any], folder: Pa
     overrides = {f"memorization#handlers#0#{name}": value for name, value in watch.items()}
     overrides |= {"memorization#sampler#n_steps": settings["n_steps"], "copy_rate_limit": limit}
     overrides |= {"autoencoder_weights": str(autoencoder / "autoencoder.pt"), "validation": given["validation"]}
-    own["recipe"] = [*own["recipe"], "mitigation/early_stopping.yaml"]
+    own["recipe"] = [*own.get("recipe", []), "mitigation/early_stopping.yaml"]
     overrides |= own.get("diffusion", {})
     run_bundle("train_diffusion", own, output_dir=str(folder), **common, **overrides)
     return CurveHandler.rows
@@ -209,11 +207,11 @@ def pixel_diffusion(settings: dict[str, Any], given: dict[str, Any], folder: Pat
         norm_num_groups=8,
         num_head_channels=8,
         include_fc=False,
-    )
+    ).to(choose_device("auto"))
     scheduler = DDPMScheduler(1000, schedule="scaled_linear_beta", beta_start=0.0015, beta_end=0.0195)
     average = EMAHandler(network, momentum=0.002, momentum_warmup=0.1, warmup_iters=1000)
     trainer = SupervisedTrainer(
-        device=torch.device("cpu"),
+        device=torch.device(choose_device("auto")),
         max_epochs=own["epochs"],
         train_data_loader=loader(training.pixels.float() * 2 - 1, "image", own["batch_size"]),
         network=network,
@@ -287,6 +285,8 @@ def main(arguments: list[str] | None = None) -> None:
     runner.add_argument("--output-dir", type=Path, required=True)
     runner.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
     runner.add_argument("--seed", type=int, default=0)
+    runner.add_argument("--grid", type=Path, default=GRID, help="study whose baseline latent_diffusion is")
+    runner.add_argument("--to-the-end-only", action="store_true", help="no second training with the limit")
     runner.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
     drawer = commands.add_parser("figure")
     drawer.add_argument("output_dir", type=Path)
@@ -302,7 +302,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train each kind to the end, and again with the limit where it was passed."""
-    settings = SETTINGS | (TINY if options.tiny else {})
+    grid = yaml.safe_load(options.grid.read_text(encoding="utf-8"))
+    baseline = {name: grid[name] for name in ("bundle", "recipe", "common", "autoencoder", "diffusion") if name in grid}
+    settings = SETTINGS | {name: grid[name] for name in ("n_training", "encoder_steps")}
+    settings |= {"latent_diffusion": baseline} | (TINY if options.tiny else {})
     images = choose_training(read_image_set(options.training, "training"), settings["n_training"], options.seed)
     for kind in options.only:
         file = options.output_dir / f"{kind}.json"
@@ -319,7 +322,7 @@ def run(options: argparse.Namespace) -> None:
         curve, start = whole["curve"], time.perf_counter()
         result |= {"machine": machine(), "n_training": len(images), "curve": curve, "stopped": None}
         limit = settings["copy_rate_limit"]
-        if any(row["copy_rate"] > limit for row in curve):
+        if any(row["copy_rate"] > limit for row in curve) and not options.to_the_end_only:
             shutil.rmtree(work / "stopped", ignore_errors=True)  # the bundle would go on with what is there
             stopped = KINDS[kind](settings, given, work / "stopped", limit)
             within = [row["epoch"] for row in stopped if row["copy_rate"] <= limit]
@@ -369,7 +372,8 @@ def sets_and_encoder(
     seen = read_image_set(folder / "training.csv", "training")
     encoder = folder / "encoder" / "model.pt"
     if not encoder.is_file():
-        save_encoder(train_encoder(read_prepared(seen, choose_preparation(seen)), n_steps, options.seed), encoder)
+        images = read_prepared(seen, choose_preparation(seen))
+        save_encoder(train_encoder(images, n_steps, options.seed, choose_device("auto")), encoder)
     return {role: str(folder / f"{role}.csv") for role in sets} | {"encoder": str(encoder)}
 
 

@@ -31,7 +31,7 @@ from overhead import commit, machine
 from scipy.stats import binomtest
 from trainings import choose_training
 
-from monai_memorization.auditing import audit
+from monai_memorization.auditing import audit, choose_device
 from monai_memorization.detector.encoder import save_encoder
 from monai_memorization.detector.encoder_training import train_encoder
 from monai_memorization.files import write_text
@@ -89,7 +89,9 @@ def prepare(options: argparse.Namespace, settings: Mapping[str, Any], seed: int,
     if not (shared / "model.pt").is_file():
         images = choose_training(given, largest, seed)
         prepared = read_prepared(images, choose_preparation(images))
-        save_encoder(train_encoder(prepared, settings["encoder_steps"], seed), shared / "model.pt")
+        save_encoder(
+            train_encoder(prepared, settings["encoder_steps"], seed, choose_device("auto")), shared / "model.pt"
+        )
     return Run(settings, seed, training, options.validation, shared, work)
 
 

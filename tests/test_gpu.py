@@ -6,17 +6,19 @@ from __future__ import annotations
 import json
 
 import pytest
-from scripts import load_script
+from scripts import REPOSITORY, load_script
 
 
 def test_every_part_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     monkeypatch.setattr("sys.argv", ["gpu.py", "--tiny", "--output", str(tmp_path / "gpu.json")])
 
     load_script("benchmarks/gpu.py").main()
 
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert json.loads(capsys.readouterr().out) == result
-    assert list(result) == ["machine", "ceilings", "search", "registration", "encoder", "latent_diffusion"]
+    parts = ["ceilings", "search", "registration", "encoder", "latent_diffusion", "compiled"]
+    assert list(result) == ["commit", "machine", *parts]
     assert result["search"]["same_index_as_cpu"] is True
     assert result["search"]["largest_difference_from_cpu"] == pytest.approx(0, abs=1e-5)
     assert all(
