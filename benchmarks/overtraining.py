@@ -64,6 +64,7 @@ KEPT = "model_within_limit.pt"
 GRID = Path(__file__).parent / "study" / "cxr64.yaml"
 SETTINGS: dict[str, Any] = {
     "n_images": 200,
+    "batch_size": None,
     "n_checks": 20,
     "copy_rate_limit": 0.1,
     "n_steps": 20,
@@ -172,7 +173,9 @@ def latent_diffusion(settings: dict[str, Any], given: dict[str, Any], folder: Pa
     autoencoder = folder.parent / "autoencoder"
     if not (autoencoder / "autoencoder.pt").is_file():
         run_bundle("train_autoencoder", own, output_dir=str(autoencoder), **common, **own.get("autoencoder", {}))
-    watch = {name: given[name] for name in ("encoder", "n_images")} | {"_target_": f"{__name__}.CurveHandler"}
+    watch = {name: given[name] for name in ("encoder", "n_images", "batch_size")} | {
+        "_target_": f"{__name__}.CurveHandler"
+    }
     watch["interval"] = f"$max(1, @train#trainer#max_epochs // {settings['n_checks']})"
     watch["validation_loss"] = {
         "_target_": f"{__name__}.latent_loss",
@@ -285,7 +288,7 @@ def main(arguments: list[str] | None = None) -> None:
     runner.add_argument("--output-dir", type=Path, required=True)
     runner.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
     runner.add_argument("--seed", type=int, default=0)
-    runner.add_argument("--grid", type=Path, default=GRID, help="study whose baseline latent_diffusion is")
+    runner.add_argument("--grid", type=Path, default=GRID, help="study whose baseline and checks these are")
     runner.add_argument("--to-the-end-only", action="store_true", help="no second training with the limit")
     runner.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
     drawer = commands.add_parser("figure")
@@ -305,7 +308,7 @@ def run(options: argparse.Namespace) -> None:
     grid = yaml.safe_load(options.grid.read_text(encoding="utf-8"))
     baseline = {name: grid[name] for name in ("bundle", "recipe", "common", "autoencoder", "diffusion") if name in grid}
     settings = SETTINGS | {name: grid[name] for name in ("n_training", "encoder_steps")}
-    settings |= {"latent_diffusion": baseline} | (TINY if options.tiny else {})
+    settings |= {"latent_diffusion": baseline} | grid.get("checks", {}) | (TINY if options.tiny else {})
     images = choose_training(read_image_set(options.training, "training"), settings["n_training"], options.seed)
     for kind in options.only:
         file = options.output_dir / f"{kind}.json"
@@ -316,6 +319,7 @@ def run(options: argparse.Namespace) -> None:
         size = None if kind == "latent_diffusion" else settings["image_size"]
         given = sets_and_encoder(images, options, size, settings["encoder_steps"]) | {
             "n_images": settings["n_images"],
+            "batch_size": settings["batch_size"],
             "seed": options.seed,
         }
         whole = first_run(kind, result, given, work)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ def brightness(images: Tensor, factor: Strength) -> Tensor:
 
 def bias_field(images: Tensor, strength: Strength, generator: torch.Generator | None = None) -> Tensor:
     """Multiply by a smooth random field between 1 - ``strength`` and 1 + ``strength``, as an MR coil does."""
-    coarse = torch.rand(len(images), 1, *[3] * (images.dim() - 2), generator=generator) * 2 - 1
+    coarse = torch.rand(len(images), 1, *[3] * (images.dim() - 2), **_drawn_by(generator, images)) * 2 - 1
     field = _resize(coarse.to(images), images.shape[2:])
     return (images * (1 + _spread(images, strength) * field)).clamp(0, 1)
 
@@ -124,7 +125,7 @@ def blur(images: Tensor, share: Strength) -> Tensor:
 
 def noise(images: Tensor, deviation: Strength, generator: torch.Generator | None = None) -> Tensor:
     """Add white Gaussian noise of the given standard ``deviation``, cut to [0, 1]."""
-    white = torch.randn(images.shape, generator=generator).to(images)
+    white = torch.randn(images.shape, **_drawn_by(generator, images)).to(images)
     return (images + _spread(images, deviation) * white).clamp(0, 1)
 
 
@@ -139,7 +140,7 @@ def coarsen(images: Tensor, share: float) -> Tensor:
 def elastic(images: Tensor, share: Strength, generator: torch.Generator | None = None) -> Tensor:
     """Deform by a smooth random field whose largest displacement is about ``share`` of the shorter side."""
     d = images.dim() - 2
-    coarse = torch.rand(len(images), d, *[5] * d, generator=generator) * 2 - 1
+    coarse = torch.rand(len(images), d, *[5] * d, **_drawn_by(generator, images)) * 2 - 1
     field = _resize(coarse.to(images), images.shape[2:]) * _spread(images, share)
     sizes = torch.tensor(images.shape[2:], dtype=images.dtype, device=images.device)
     field = field * (2 * sizes.min() / sizes).view(1, d, *[1] * d)
@@ -200,6 +201,11 @@ def rescale(images: Tensor) -> Tensor:
         low, high = torch.where(thin, flat.amin(1), low), torch.where(thin, flat.amax(1), high)
     span = (high - low).clamp_min(1e-3)
     return ((images - _spread(images, low)) / _spread(images, span)).clamp(0, 1)
+
+
+def _drawn_by(generator: torch.Generator | None, images: Tensor) -> dict[str, Any]:
+    """Say where random numbers are drawn: on the device of the generator, or where the images are."""
+    return {"generator": generator, "device": images.device if generator is None else generator.device}
 
 
 def _per_image(images: Tensor, strength: Strength) -> Tensor:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
@@ -199,8 +200,27 @@ def _embed_batches(
 @torch.no_grad()
 def embed_batch(encoder: nn.Module, images: Tensor, device: str | torch.device = "cpu") -> Tensor:
     """Return the embeddings, float32 (B, D) on the CPU, of prepared images (B, C, *image_size)."""
-    vectors: Tensor = encoder(images.to(device))
+    with _full_precision():
+        vectors: Tensor = encoder(images.to(device))
     return vectors.float().cpu()
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Have convolutions on a GPU compute in float32, lest embeddings depend on the device by more than rounding.
+
+    By default torch lets them round what they multiply to 11 bits (TensorFloat-32).
+    """
+    try:
+        allowed = torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # set through torch's newer settings, which cannot be read as this one
+        yield
+        return
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def digest(image: Tensor) -> str:

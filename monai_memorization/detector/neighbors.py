@@ -2,13 +2,14 @@
 """Exact nearest neighbours by Pearson correlation, block by block in bounded memory.
 
 The similarity of two embeddings is one well-defined number wherever it is computed: both are standardized, rounded to
-float32, multiplied and summed in float64, and the result is rounded to float32. Fast float32 products only narrow down
+float32, multiplied and summed in float64, and the result is rounded to float32. Fast, coarser products only narrow down
 where that number has to be looked at, so no result depends on a block size, a batch or a device. Each rank searches for
 its part of the query rows, and all get the whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,12 @@ _BLOCKS_GPU = 4096, 8192
 _STRIP = 128
 # query rows whose maxima are gathered before any block is looked at again: with fewer, these looks are too many
 _GATHERED_ROWS = 16384
+
+# Twice the largest error of a product in half precision: unit roundoff 2^-11 for each of two inputs, the result, and
+# the parts of the sum that a GPU may round.
+_TOLERANCE_OF_HALF = 2 * 2.0**-9
+# looks at a strip, on average, from which on all rows that need a strip are multiplied with it
+_LOOKS_TOGETHER = 4096
 
 # Elements of a temporary float64 array (128 MB), which bounds the memory of every step that depends on the data.
 _MAX_ELEMENTS = 1 << 24
@@ -88,9 +95,9 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Find the k most similar reference rows of each query row; ties go to the lowest index.
 
-    Of a float32 product only the maxima of strips of reference rows are kept. At least k similarities reach the k-th
-    largest of these maxima, so the k nearest lie in the few strips whose maximum reaches it too, and only those are
-    looked at again.
+    Of a product, in float32 or on a GPU in half precision, only the maxima of strips of reference rows are kept. At
+    least k similarities reach the k-th largest of these maxima, so the k nearest lie in the few strips whose maximum
+    reaches it too, and only those are looked at again.
 
     Args:
         query: embeddings, (N, D).
@@ -259,28 +266,63 @@ def _nearest_of_rows(
     query: Tensor, reference: Tensor, strips: tuple[Tensor, ...], k: int, blocks: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """`nearest` for some standardized query rows."""
-    if k <= len(strips):
-        bounds = maxima = _strip_maxima(query, reference, len(strips[0]), *blocks)
-    else:  # too few maxima: the largest k of each strip bound the k-th largest of all as well
+    tolerance = _tolerance(query.shape[1])
+    if k > len(strips):  # too few maxima: the largest k of each strip bound the k-th largest of all as well
         largest = [torch.mm(query, strip.T).topk(min(k, len(strip)), dim=1).values for strip in strips]
         bounds, maxima = torch.cat(largest, dim=1), torch.stack([values[:, 0] for values in largest], dim=1)
+    elif query.device.type == "cpu":
+        bounds = maxima = _strip_maxima(query, reference, len(strips[0]), *blocks)
+    else:
+        bounds = maxima = _strip_maxima(query.half(), reference.half(), len(strips[0]), *blocks).float()
+        tolerance += _TOLERANCE_OF_HALF
     lowest = bounds.amax(dim=1) if k == 1 else bounds.topk(k, dim=1).values[:, -1]
-    floor = lowest - _tolerance(query.shape[1])
+    floor = lowest - tolerance
     strip_of, row_of = (maxima >= floor[:, None]).T.nonzero(as_tuple=True)
-    visited, n_rows = strip_of.unique_consecutive(return_counts=True)
-    looks = zip(visited.tolist(), row_of.split(n_rows.tolist()), strict=True)
+    if query.device.type == "cpu" or len(row_of) > _LOOKS_TOGETHER * len(strips):
+        looks = _look_by_strip(query, strips, strip_of, row_of, floor, blocks[0])
+    else:
+        looks = _look_together(query, reference, len(strips[0]), strip_of, row_of, floor)
     found = _Found(*(query.new_empty(0, dtype=dtype) for dtype in (torch.int64, torch.int64, torch.float32)))
     waiting, n_waiting = [found], 0
-    for s, rows in ((s, rows) for s, all_rows in looks for rows in all_rows.split(blocks[0])):
-        i, j = (query[rows] @ strips[s].T >= floor[rows, None]).nonzero(as_tuple=True)
-        pairs = _Found(rows[i], j + s * len(strips[0]), _similarity(query[rows], strips[s], i, j))
-        if len(i) > 4 * k * len(rows):  # many equal images: only the first of them are needed
+    for n_looks, i, j in looks:
+        pairs = _Found(i, j, _similarity(query, reference, i, j))
+        if len(i) > 4 * k * n_looks:  # many equal images: only the first of them are needed
             pairs = _largest([pairs], k)
         waiting, n_waiting = [*waiting, pairs], n_waiting + len(pairs.row)
         if n_waiting > _MAX_ELEMENTS // 4:
             waiting, n_waiting = [_largest(waiting, k)], 0
     found = _largest(waiting, k)
     return found.similarity.view(-1, k), found.column.view(-1, k)
+
+
+# how many rows were looked at, and query and reference row of each pair that reaches the floor, by ascending strip
+_Looks = Iterator[tuple[int, Tensor, Tensor]]
+
+
+def _look_by_strip(
+    query: Tensor, strips: tuple[Tensor, ...], strip_of: Tensor, row_of: Tensor, floor: Tensor, query_block: int
+) -> _Looks:
+    """Look at one strip after the other, each for all rows that need it."""
+    visited, n_rows = strip_of.unique_consecutive(return_counts=True)
+    for s, all_rows in zip(visited.tolist(), row_of.split(n_rows.tolist()), strict=True):
+        for rows in all_rows.split(query_block):
+            i, j = (query[rows] @ strips[s].T >= floor[rows, None]).nonzero(as_tuple=True)
+            yield len(rows), rows[i], j + s * len(strips[0])
+
+
+def _look_together(
+    query: Tensor, reference: Tensor, strip: int, strip_of: Tensor, row_of: Tensor, floor: Tensor
+) -> _Looks:
+    """Look at many strips at once, each for one row: a GPU takes longer to start an operation than to do it."""
+    n_looks = max(1, 2 * _MAX_ELEMENTS // (strip * query.shape[1]))
+    places = torch.arange(strip, device=query.device)
+    for strips, rows in zip(strip_of.split(n_looks), row_of.split(n_looks), strict=True):
+        columns = strips[:, None] * strip + places
+        exists = columns < len(reference)  # the last strip may be shorter
+        columns = columns.clamp_max(len(reference) - 1)
+        product = torch.bmm(reference[columns], query[rows][:, :, None])[:, :, 0]
+        look, place = ((product >= floor[rows, None]) & exists).nonzero(as_tuple=True)
+        yield len(rows), rows[look], columns[look, place]
 
 
 class _Found(NamedTuple):
