@@ -117,6 +117,7 @@ class CurveHandler(MemorizationHandler):
             row = {"epoch": engine.state.epoch, "validation_loss": self.validation_loss()}
             row |= {name: engine.state.metrics[name] for name in METRICS}
             self.rows.append(row | {name: fidelity[name] for name in ("frechet_distance", "frechet_distance_real")})
+            print(json.dumps(self.rows[-1]), flush=True)
 
     def _draw_and_embed(self, *given: Any) -> list[tuple[Tensor, Tensor]]:
         drawn = super()._draw_and_embed(*given)
