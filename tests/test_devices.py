@@ -9,9 +9,11 @@ from made_up_images import smooth_images, write_folder
 from second_device import NAME, second_device
 
 from monai_memorization.auditing import audit
+from monai_memorization.detector import neighbors
 from monai_memorization.detector.neighbors import count_above, nearest, nearest_in_subsets
 from monai_memorization.detector.registration import fine_structure
 from monai_memorization.detector.scores import copy_scores
+from monai_memorization.detector.views import Views
 
 SEARCHES = {
     "nearest": lambda query, reference: nearest(query, reference, 3),
@@ -31,6 +33,30 @@ def test_search_runs_where_its_tensors_are(name):
         assert all(part.device.type == NAME for part in found)
         found = [part.cpu() for part in found]
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["looks together", "strip by strip"])
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 0.0], ids=["far apart", "closer than half precision tells", "equal"])
+def test_search_on_products_in_half_precision_is_exact(spread, k, together, monkeypatch):
+    if together:
+        monkeypatch.setattr(neighbors, "_MAX_ELEMENTS", 10 * 128 * 16)  # so that several lots of looks are needed
+    else:
+        monkeypatch.setattr(neighbors, "_LOOKS_TOGETHER", 0)
+    generator = torch.Generator().manual_seed(k)
+    query = torch.randn(40, 16, generator=generator)
+    reference = query[:1] + spread * torch.randn(700, 16, generator=generator)
+    expected = nearest(query, reference, k)
+    with second_device() as n_calls:
+        found = [part.cpu() for part in nearest(query.to(NAME), reference.to(NAME), k)]
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert (n_calls["bmm"] > 1) is together
+
+
+def test_views_are_drawn_where_the_images_are():
+    with second_device() as n_calls:
+        Views()(smooth_images(4)[:, None].to(NAME))
+    assert n_calls["randn"] == 1, "the noise is most of what is drawn"
 
 
 def test_tensors_of_two_devices_cannot_be_mixed_unnoticed():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -59,6 +60,20 @@ def test_embedding_is_done_in_evaluation_mode_without_gradients(encoder, images)
 
     assert not vectors.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_convolutions_on_a_gpu_may_not_round_while_embedding(encoder, fails):
+    class Seen(torch.nn.Module):
+        def forward(self, images):
+            allowed.append(torch.backends.cudnn.allow_tf32)
+            return encoder(images[:, :0] if fails else images)
+
+    before, allowed = torch.backends.cudnn.allow_tf32, []
+    with pytest.raises(RuntimeError) if fails else nullcontext():
+        embed_batch(Seen(), torch.rand(2, 1, *encoder.preparation.image_size))
+    assert before is True, "torch's default, which this is about"
+    assert (allowed, torch.backends.cudnn.allow_tf32) == ([False], True)
 
 
 def test_equal_pictures_have_equal_digests_whatever_their_file(encoder, tmp_path):
