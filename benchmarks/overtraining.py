@@ -5,7 +5,7 @@
     python benchmarks/overtraining.py figure OUT --output FIGURE.svg
 
 The latent diffusion model is the 2D bundle with its fragment, trained as the baseline of a study; the pixel-space
-diffusion model and the GAN are small networks of MONAI in MONAI's trainers, on the same films at half the size. Each is
+diffusion model and the GAN are small networks of MONAI in MONAI's trainers, on the same films at 32x32. Each is
 watched by the handler and trained to the end. Then it is trained again with the limit on the copy rate, which stops it:
 what is kept is in the JSON, and whether its checks were those of the first run. Nothing is repeated while
 OUT/<kind>.json is there, nor the first run while its curve is kept in OUT: what was stopped goes on there, if code and
@@ -290,7 +290,6 @@ def main(arguments: list[str] | None = None) -> None:
     runner.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
     runner.add_argument("--seed", type=int, default=0)
     runner.add_argument("--grid", type=Path, default=GRID, help="study whose baseline and checks these are")
-    runner.add_argument("--to-the-end-only", action="store_true", help="no second training with the limit")
     runner.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
     drawer = commands.add_parser("figure")
     drawer.add_argument("output_dir", type=Path)
@@ -327,7 +326,7 @@ def run(options: argparse.Namespace) -> None:
         curve, start = whole["curve"], time.perf_counter()
         result |= {"machine": machine(), "n_training": len(images), "curve": curve, "stopped": None}
         limit = settings["copy_rate_limit"]
-        if any(row["copy_rate"] > limit for row in curve) and not options.to_the_end_only:
+        if any(row["copy_rate"] > limit for row in curve):
             shutil.rmtree(work / "stopped", ignore_errors=True)  # the bundle would go on with what is there
             stopped = KINDS[kind](settings, given, work / "stopped", limit)
             within = [row["epoch"] for row in stopped if row["copy_rate"] <= limit]

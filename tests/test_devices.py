@@ -36,19 +36,26 @@ def test_search_runs_where_its_tensors_are(name):
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["looks together", "strip by strip"])
+@pytest.mark.parametrize("precision", ["highest", "high"])
 @pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("spread", [1.0, 1e-3, 0.0], ids=["far apart", "closer than half precision tells", "equal"])
-def test_search_on_products_in_half_precision_is_exact(spread, k, together, monkeypatch):
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 0.0], ids=["far apart", "close", "equal"])
+def test_search_of_many_strips_is_exact(spread, k, precision, together, monkeypatch):
     if together:
         monkeypatch.setattr(neighbors, "_MAX_ELEMENTS", 10 * 128 * 16)  # so that several lots of looks are needed
     else:
-        monkeypatch.setattr(neighbors, "_LOOKS_TOGETHER", 0)
+        monkeypatch.setattr(neighbors, "_LOOKED_AT", 0)
     generator = torch.Generator().manual_seed(k)
     query = torch.randn(40, 16, generator=generator)
     reference = query[:1] + spread * torch.randn(700, 16, generator=generator)
+    reference[-1] = query[1]  # in the last strip, which is shorter than the others
     expected = nearest(query, reference, k)
-    with second_device() as n_calls:
-        found = [part.cpu() for part in nearest(query.to(NAME), reference.to(NAME), k)]
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with second_device() as n_calls:
+            blocks = {"query_block": 16, "reference_block": 256}
+            found = [part.cpu() for part in nearest(query.to(NAME), reference.to(NAME), k, **blocks)]
+    finally:
+        torch.set_float32_matmul_precision("highest")
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
     assert (n_calls["bmm"] > 1) is together
 

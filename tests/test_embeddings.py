@@ -63,17 +63,21 @@ def test_embedding_is_done_in_evaluation_mode_without_gradients(encoder, images)
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_convolutions_on_a_gpu_may_not_round_while_embedding(encoder, fails):
+@pytest.mark.parametrize("allowed", ["by default", "for everything"])
+def test_convolutions_on_a_gpu_may_not_round_while_embedding(encoder, allowed, fails, monkeypatch):
     class Seen(torch.nn.Module):
         def forward(self, images):
-            allowed.append(torch.backends.cudnn.allow_tf32)
+            seen.append(torch.backends.cudnn.conv.fp32_precision)
             return encoder(images[:, :0] if fails else images)
 
-    before, allowed = torch.backends.cudnn.allow_tf32, []
+    if allowed == "for everything":
+        monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")
+    seen = []
     with pytest.raises(RuntimeError) if fails else nullcontext():
         embed_batch(Seen(), torch.rand(2, 1, *encoder.preparation.image_size))
-    assert before is True, "torch's default, which this is about"
-    assert (allowed, torch.backends.cudnn.allow_tf32) == ([False], True)
+    assert seen == ["ieee"]
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32", "left as it was"
+    assert torch.backends.cudnn.allow_tf32 is True
 
 
 def test_equal_pictures_have_equal_digests_whatever_their_file(encoder, tmp_path):

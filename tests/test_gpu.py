@@ -19,8 +19,10 @@ def test_every_part_is_measured(tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == result
     parts = ["ceilings", "search", "registration", "encoder", "latent_diffusion", "compiled"]
     assert list(result) == ["commit", "machine", *parts]
-    assert result["search"]["same_index_as_cpu"] is True
-    assert result["search"]["largest_difference_from_cpu"] == pytest.approx(0, abs=1e-5)
+    for k in (1, 5):
+        compared = result["search"][f"top_{k}_of_1000_in_700"]
+        assert compared["same_index_as_cpu"] is True
+        assert compared["largest_difference_from_cpu"] == pytest.approx(0, abs=1e-5)
     assert all(
         part["largest_difference_from_cpu"] < 1e-4 for name, part in result["registration"].items() if "x" in name
     )

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -209,18 +210,19 @@ def embed_batch(encoder: nn.Module, images: Tensor, device: str | torch.device =
 def _full_precision() -> Iterator[None]:
     """Have convolutions on a GPU compute in float32, lest embeddings depend on the device by more than rounding.
 
-    By default torch lets them round what they multiply to 11 bits (TensorFloat-32).
+    By default torch lets them cut off what they multiply after 11 bits (TensorFloat-32).
     """
-    try:
-        allowed = torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # set through torch's newer settings, which cannot be read as this one
-        yield
-        return
-    torch.backends.cudnn.allow_tf32 = False
+    settings: Any = getattr(torch.backends.cudnn, "conv", None)
+    name = "fp32_precision"
+    full: str | bool = "ieee"
+    if settings is None:  # before torch 2.9
+        settings, name, full = torch.backends.cudnn, "allow_tf32", False
+    before = getattr(settings, name)
+    setattr(settings, name, full)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = allowed
+        setattr(settings, name, before)
 
 
 def digest(image: Tensor) -> str:

@@ -2,7 +2,7 @@
 """Exact nearest neighbours by Pearson correlation, block by block in bounded memory.
 
 The similarity of two embeddings is one well-defined number wherever it is computed: both are standardized, rounded to
-float32, multiplied and summed in float64, and the result is rounded to float32. Fast, coarser products only narrow down
+float32, multiplied and summed in float64, and the result is rounded to float32. Fast float32 products only narrow down
 where that number has to be looked at, so no result depends on a block size, a batch or a device. Each rank searches for
 its part of the query rows, and all get the whole.
 """
@@ -27,11 +27,8 @@ _STRIP = 128
 # query rows whose maxima are gathered before any block is looked at again: with fewer, these looks are too many
 _GATHERED_ROWS = 16384
 
-# Twice the largest error of a product in half precision: unit roundoff 2^-11 for each of two inputs, the result, and
-# the parts of the sum that a GPU may round.
-_TOLERANCE_OF_HALF = 2 * 2.0**-9
-# looks at a strip, on average, from which on all rows that need a strip are multiplied with it
-_LOOKS_TOGETHER = 4096
+# values of the query rows that look at a strip, on average, from which on one product with the strip pays
+_LOOKED_AT = 1 << 18
 
 # Elements of a temporary float64 array (128 MB), which bounds the memory of every step that depends on the data.
 _MAX_ELEMENTS = 1 << 24
@@ -95,9 +92,9 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Find the k most similar reference rows of each query row; ties go to the lowest index.
 
-    Of a product, in float32 or on a GPU in half precision, only the maxima of strips of reference rows are kept. At
-    least k similarities reach the k-th largest of these maxima, so the k nearest lie in the few strips whose maximum
-    reaches it too, and only those are looked at again.
+    Of a float32 product only the maxima of strips of reference rows are kept. At least k similarities reach the k-th
+    largest of these maxima, so the k nearest lie in the few strips whose maximum reaches it too, and only those are
+    looked at again.
 
     Args:
         query: embeddings, (N, D).
@@ -229,7 +226,7 @@ def _tolerance(size: int) -> float:
         precision = torch.get_float32_matmul_precision()
     except RuntimeError:  # set through torch's newer settings, which it does not read; the coarsest is always right
         precision = "medium"
-    of_inputs = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}[precision]
+    of_inputs = {"highest": 0.0, "high": 2.0**-9, "medium": 2.0**-7}[precision]  # TensorFloat-32 cuts off after 10 bits
     return 2 * (size * 2.0**-24 + of_inputs) + 2.0**-23
 
 
@@ -266,19 +263,15 @@ def _nearest_of_rows(
     query: Tensor, reference: Tensor, strips: tuple[Tensor, ...], k: int, blocks: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """`nearest` for some standardized query rows."""
-    tolerance = _tolerance(query.shape[1])
-    if k > len(strips):  # too few maxima: the largest k of each strip bound the k-th largest of all as well
+    if k <= len(strips):
+        bounds = maxima = _strip_maxima(query, reference, len(strips[0]), *blocks)
+    else:  # too few maxima: the largest k of each strip bound the k-th largest of all as well
         largest = [torch.mm(query, strip.T).topk(min(k, len(strip)), dim=1).values for strip in strips]
         bounds, maxima = torch.cat(largest, dim=1), torch.stack([values[:, 0] for values in largest], dim=1)
-    elif query.device.type == "cpu":
-        bounds = maxima = _strip_maxima(query, reference, len(strips[0]), *blocks)
-    else:
-        bounds = maxima = _strip_maxima(query.half(), reference.half(), len(strips[0]), *blocks).float()
-        tolerance += _TOLERANCE_OF_HALF
     lowest = bounds.amax(dim=1) if k == 1 else bounds.topk(k, dim=1).values[:, -1]
-    floor = lowest - tolerance
+    floor = lowest - _tolerance(query.shape[1])
     strip_of, row_of = (maxima >= floor[:, None]).T.nonzero(as_tuple=True)
-    if query.device.type == "cpu" or len(row_of) > _LOOKS_TOGETHER * len(strips):
+    if query.device.type == "cpu" or len(row_of) * query.shape[1] > _LOOKED_AT * len(strips):
         looks = _look_by_strip(query, strips, strip_of, row_of, floor, blocks[0])
     else:
         looks = _look_together(query, reference, len(strips[0]), strip_of, row_of, floor)
