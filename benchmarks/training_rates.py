@@ -5,7 +5,8 @@ Views: those of the encoder, against the same chain of MONAI's dictionary transf
 second of the views alone, and of whole training steps. Latents: steps per second of the diffusion stage as the bundle
 runs it, against a step that encodes its images first. The ceiling is what is won if nothing else takes time: (encoding
 and a bare step) / bare step. Autoencoder: seconds of a step of the bundle against one of a plain loop over the same
-parts of MONAI, adversary included. CPU time of one thread, so that other work on the machine disturbs little.
+parts of MONAI, adversary included. CPU time of one thread, and of both in turn, so that other work on the machine
+disturbs little.
 
     python benchmarks/training_rates.py --films T.csv --volumes T.csv --output OUT.json [--tiny]
 """
@@ -18,7 +19,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -57,6 +58,7 @@ N_TRAINING = 32
 BATCH = 64
 SIZES = {"64x64": (64, 64), "32x48x32": (32, 48, 32)}
 LARGEST = "3D, default networks, 32x48x32"  # its autoencoder is left out: ten minutes
+N_UNCOUNTED = 2  # first steps of a run
 Case = dict[str, Any]
 CASES: dict[str, Case] = {
     "2D, quick recipe": {"bundle": "latent_diffusion_2d", "recipe": ["quick.yaml"]},
@@ -74,14 +76,28 @@ TINY_CASES: dict[str, Case] = {"tiny": {"bundle": "latent_diffusion_2d", "recipe
 
 
 class StepClock:
-    """Handler that notes the CPU time at the end of each step."""
+    """Handler that notes how long each step takes, and in turn with it calls what the step is compared with.
 
-    moments: ClassVar[list[float]] = []
+    In turn, as other work on the machine changes in minutes how long the same step takes.
+    """
+
+    compared: ClassVar[dict[str, Callable[[], Any]]] = {}
+    times: ClassVar[dict[str, list[float]]] = {}
 
     def attach(self, engine: Engine) -> None:
         """Forget an earlier run, and listen."""
-        self.moments.clear()
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self.moments.append(time.process_time()))
+        type(self).times = {name: [] for name in ("bundle", *self.compared)}
+        engine.add_event_handler(Events.STARTED, lambda _: self._start())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self._note())
+
+    def _start(self) -> None:
+        self.started = time.process_time()
+
+    def _note(self) -> None:
+        self.times["bundle"].append(time.process_time() - self.started)
+        for name, function in self.compared.items():
+            self.times[name].append(timed(function))
+        self._start()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -101,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, case in TINY_CASES.items() if options.tiny else CASES.items():
         source = options.volumes if "3d" in case["bundle"] else options.films
         with tempfile.TemporaryDirectory() as folder:
-            n_steps = 6 if options.tiny else 30
+            n_steps = 6 if options.tiny else 12 if "default" in name else 30
             result["latents"][name] = rates_of_latents(case, source, Path(folder), n_steps)
             if name != LARGEST:
                 result["autoencoder"][name] = times_of_autoencoder(case, source, Path(folder), n_steps)
@@ -121,17 +137,16 @@ def rates_of_views(size: tuple[int, ...], n: int) -> Case:
         "batch": views,
         "item_by_item": lambda batch: torch.stack([transform({"image": image})["image"] for image in batch]),
     }
-    rates = {
-        "views": {way: n / seconds(partial(make, images)) for way, make in ways.items()},
-        "training": {
-            way: n / seconds(partial(train_step, called, optimizer, images, make)) for way, make in ways.items()
-        },
+    compared = {
+        "views": {way: partial(make, images) for way, make in ways.items()},
+        "training": {way: partial(train_step, called, optimizer, images, make) for way, make in ways.items()},
     }
-    return {
-        name: {way: rounded(rate) for way, rate in both.items()}
-        | {"times_faster": rounded(both["batch"] / both["item_by_item"])}
-        for name, both in rates.items()
-    }
+    rates = {}
+    for name, functions in compared.items():
+        times = seconds_in_turn(functions)
+        rates[name] = {way: rounded(n / duration) for way, duration in times.items()}
+        rates[name]["times_faster"] = rounded(times["item_by_item"] / times["batch"])
+    return rates
 
 
 def dictionary_transforms(views: Views, size: tuple[int, ...]) -> Compose:
@@ -179,16 +194,18 @@ def rates_of_latents(case: Case, source: Path, folder: Path, n_steps: int) -> Ca
     weights = folder / "autoencoder.pt"
     torch.save(parse("train_autoencoder", case)("autoencoder_def").state_dict(), weights)
     given = {"training": write_training_list(source, folder), "autoencoder_weights": str(weights), "seed": 0}
-    in_bundle = step_of_bundle("train_diffusion", case, folder, **given | {"diffusion_steps": n_steps})
-
     parser = parse("train_diffusion", case | {"common": case.get("common", {}) | given})
     network, autoencoder, scheduler = (parser(name) for name in ("network_def", "autoencoder", "scheduler"))
     batch_size, size = parser("diffusion_batch_size"), parser("image_size")
     batch = torch.rand(batch_size, 1, *size)
     latents = encode(autoencoder, batch)
     optimizer = torch.optim.AdamW(network.parameters())
-    step = seconds(partial(denoising_step, network, optimizer, scheduler, latents))
-    encoding = seconds(partial(encode, autoencoder, batch))
+    compared = {
+        "bare": partial(denoising_step, network, optimizer, scheduler, latents),
+        "encoding": partial(encode, autoencoder, batch),
+    }
+    of_steps = given | {"diffusion_steps": n_steps}
+    in_bundle, step, encoding = steps_in_turn("train_diffusion", case, folder, compared, **of_steps).values()
     won = {"ceiling": (encoding + step) / step, "reached": (encoding + step) / in_bundle}
     won["share_of_ceiling"] = won["reached"] / won["ceiling"]
     times = {"bundle_step": in_bundle, "bare_step": step, "encoding": encoding}
@@ -200,7 +217,6 @@ def rates_of_latents(case: Case, source: Path, folder: Path, n_steps: int) -> Ca
 def times_of_autoencoder(case: Case, source: Path, folder: Path, n_steps: int) -> Case:
     """Seconds of a step of the autoencoder in the bundle and in a plain loop, both with the discriminator."""
     given = {"training": write_training_list(source, folder), "seed": 0, "adversarial_warmup": 0}
-    in_bundle = step_of_bundle("train_autoencoder", case, folder, **given | {"autoencoder_steps": n_steps})
     parser = parse("train_autoencoder", case | {"common": case.get("common", {}) | given})
     autoencoder, discriminator = parser("autoencoder_def"), parser("discriminator_def")
     optimizers = [torch.optim.Adam(network.parameters()) for network in (autoencoder, discriminator)]
@@ -211,7 +227,9 @@ def times_of_autoencoder(case: Case, source: Path, folder: Path, n_steps: int) -
     losses = parser("feature_loss"), PatchAdversarialLoss(criterion="least_squares")
     endless = chain.from_iterable(repeat(batches))
     step = partial(adversarial_step, autoencoder, discriminator, optimizers, losses, weights)
-    plain = seconds(lambda: step(next(endless)["image"]), repeats=n_steps // 2)
+    compared = {"plain": lambda: step(next(endless)["image"])}
+    of_steps = given | {"autoencoder_steps": n_steps}
+    in_bundle, plain = steps_in_turn("train_autoencoder", case, folder, compared, **of_steps).values()
     return {"bundle": rounded(in_bundle), "plain_loop": rounded(plain), "ratio": rounded(in_bundle / plain)}
 
 
@@ -251,16 +269,18 @@ def write_training_list(source: Path, folder: Path) -> str:
     return str(folder / "training.csv")
 
 
-def step_of_bundle(name: str, case: Case, folder: Path, **given: Any) -> float:
-    """Return the median seconds of a step as the bundle runs it."""
+def steps_in_turn(
+    name: str, case: Case, folder: Path, compared: Mapping[str, Callable[[], Any]], **given: Any
+) -> dict[str, float]:
+    """Return the median seconds of a step as the bundle runs it, under ``bundle``, and of what it is compared with."""
     (folder / "clock.json").write_text(json.dumps({"+train#handlers": [{"_target_": f"{__name__}.StepClock"}]}))
+    StepClock.compared = dict(compared)
     settings = case | {"recipe": [*case.get("recipe", []), str(folder / "clock.json")]}
     workflow = bundle_workflow(name, settings, **given | {"output_dir": str(folder / name)})
     workflow.initialize()
     workflow.run()
-    moments = torch.tensor(StepClock.moments, dtype=torch.float64)
     workflow.finalize()
-    return float(moments.diff()[2:].median())
+    return {name: statistics.median(times[N_UNCOUNTED:]) for name, times in StepClock.times.items()}
 
 
 def parse(name: str, case: Case) -> Callable[[str], Any]:
@@ -288,13 +308,23 @@ def denoising_step(network: nn.Module, optimizer: torch.optim.Optimizer, schedul
 
 def seconds(function: Callable[[], Any], repeats: int = 7) -> float:
     """Return the median CPU time of a call, after one that is not counted."""
+    return seconds_in_turn({"": function}, repeats)[""]
+
+
+def seconds_in_turn(functions: Mapping[str, Callable[[], Any]], repeats: int = 7) -> dict[str, float]:
+    """Return the median CPU time of a call of each function, called in turn, after one call that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(1 + repeats):
+        for name, function in functions.items():
+            times[name].append(timed(function))
+    return {name: statistics.median(of_one[1:]) for name, of_one in times.items()}
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Return the CPU time of one call."""
+    start = time.process_time()
     function()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
+    return time.process_time() - start
 
 
 def rounded(value: float) -> float:
