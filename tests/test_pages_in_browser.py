@@ -196,7 +196,7 @@ def test_terms_lead_to_the_glossary_with_the_keyboard(reports, page):
     page.locator("a.term", has_text="copy candidates").first.focus()
     page.keyboard.press("Enter")
 
-    assert page.url.endswith("#term-copy-candidate")
+    page.wait_for_url(lambda url: url.endswith("#term-copy-candidate"))  # the browser tells of it a moment later
     assert page.locator("#term-copy-candidate").is_visible()
     assert page.locator("a.term").first.get_attribute("title")
 
