@@ -174,9 +174,8 @@ def latent_diffusion(settings: dict[str, Any], given: dict[str, Any], folder: Pa
     autoencoder = folder.parent / "autoencoder"
     if not (autoencoder / "autoencoder.pt").is_file():
         run_bundle("train_autoencoder", own, output_dir=str(autoencoder), **common, **own.get("autoencoder", {}))
-    watch = {name: given[name] for name in ("encoder", "n_images", "batch_size")} | {
-        "_target_": f"{__name__}.CurveHandler"
-    }
+    watch = {name: given[name] for name in ("encoder", "n_images", "batch_size")}
+    watch["_target_"] = f"{__name__}.CurveHandler"
     watch["interval"] = f"$max(1, @train#trainer#max_epochs // {settings['n_checks']})"
     watch["validation_loss"] = {
         "_target_": f"{__name__}.latent_loss",
@@ -376,8 +375,8 @@ def sets_and_encoder(
     seen = read_image_set(folder / "training.csv", "training")
     encoder = folder / "encoder" / "model.pt"
     if not encoder.is_file():
-        images = read_prepared(seen, choose_preparation(seen))
-        save_encoder(train_encoder(images, n_steps, options.seed, choose_device("auto")), encoder)
+        prepared = read_prepared(seen, choose_preparation(seen))
+        save_encoder(train_encoder(prepared, n_steps, options.seed, choose_device("auto")), encoder)
     return {role: str(folder / f"{role}.csv") for role in sets} | {"encoder": str(encoder)}
 
 
