@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import torch
 from overhead import commit, machine
 from scipy.optimize import nnls
 from torch import Tensor
-from training_rates import rounded
+from training_rates import cpu_seconds, rounded
 
 from monai_memorization.detector.candidates import N_CANDIDATES, nearest_patients
 from monai_memorization.detector.embeddings import Embeddings, embed
@@ -204,13 +203,6 @@ def hours(
     steps = {step: n_images[step] * seconds / n_cores for step, seconds in each.items()}
     steps |= {step: TIMES[step] * cost(step, Size(n, n)) / n_processes for step, cost in costs.items()}
     return {step: rounded(seconds / 3600) for step, seconds in steps.items()}
-
-
-def cpu_seconds(function: Callable[[], Any]) -> float:
-    """Return the CPU time of a call."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class StepClock:
     def _note(self) -> None:
         self.times["bundle"].append(time.process_time() - self.started)
         for name, function in self.compared.items():
-            self.times[name].append(timed(function))
+            self.times[name].append(cpu_seconds(function))
         self._start()
 
 
@@ -316,12 +316,12 @@ def seconds_in_turn(functions: Mapping[str, Callable[[], Any]], repeats: int = 7
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(1 + repeats):
         for name, function in functions.items():
-            times[name].append(timed(function))
+            times[name].append(cpu_seconds(function))
     return {name: statistics.median(of_one[1:]) for name, of_one in times.items()}
 
 
-def timed(function: Callable[[], Any]) -> float:
-    """Return the CPU time of one call."""
+def cpu_seconds(function: Callable[[], Any]) -> float:
+    """Return the CPU time of a call."""
     start = time.process_time()
     function()
     return time.process_time() - start
