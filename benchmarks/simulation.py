@@ -48,7 +48,11 @@ SIDE = 8  # of the pictures that are registered
 N_MEMORIZED = N_TRAINING // 2
 N_BOOTSTRAP = 1000
 # what the numbers depend on; `git rev-parse COMMIT:PATH` shows whether a commit has the same
-SOURCES = ("benchmarks/simulation.py", "monai_memorization/statistics", "monai_memorization/detector/neighbors.py")
+SOURCES = (
+    "benchmarks/simulation.py",
+    "monai_memorization/statistics",
+    *(f"monai_memorization/detector/{name}.py" for name in ("similarity", "neighbors")),
+)
 SOURCES_REGISTERED = (*SOURCES, *(f"monai_memorization/detector/{name}.py" for name in ("scores", "registration")))
 
 

@@ -41,7 +41,7 @@ def test_search_runs_where_its_tensors_are(name):
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 0.0], ids=["far apart", "close", "equal"])
 def test_search_of_many_strips_is_exact(spread, k, precision, together, monkeypatch):
     if together:
-        monkeypatch.setattr(neighbors, "_MAX_ELEMENTS", 10 * 128 * 16)  # so that several lots of looks are needed
+        monkeypatch.setattr(neighbors, "MAX_ELEMENTS", 10 * 128 * 16)  # so that several lots of looks are needed
     else:
         monkeypatch.setattr(neighbors, "_LOOKED_AT", 0)
     generator = torch.Generator().manual_seed(k)

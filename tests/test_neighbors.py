@@ -1,31 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_similarity import embeddings, pearson
 
-from monai_memorization.detector.neighbors import count_above, nearest, nearest_in_subsets, standardize
+from monai_memorization.detector.neighbors import count_above, nearest, nearest_in_subsets
 from monai_memorization.errors import InputError
-
-
-def pearson(a: list[float], b: list[float]) -> float:
-    """Correlation from its textbook definition."""
-    mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
-    covariance = math.fsum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))
-    scale = math.fsum((x - mean_a) ** 2 for x in a) * math.fsum((y - mean_b) ** 2 for y in b)
-    return covariance / math.sqrt(scale)
 
 
 def all_similarities(query, reference):
     return [[pearson(a, b) for b in reference.tolist()] for a in query.tolist()]
-
-
-def embeddings(n, size, seed):
-    return torch.randn(n, size, generator=torch.Generator().manual_seed(seed))
 
 
 SIZES = [(1, 1, 3, 1), (7, 5, 4, 1), (7, 5, 4, 5), (30, 41, 16, 3), (12, 60, 128, 7)]
@@ -146,12 +133,6 @@ def test_reduced_matmul_precision_does_not_change_the_result():
         torch.set_float32_matmul_precision(before)
     assert torch.equal(exact[0], reduced[0])
     assert torch.equal(exact[1], reduced[1])
-
-
-def test_standardized_rows_are_centred_and_of_unit_norm():
-    rows = standardize(1e4 + embeddings(50, 20, 15)).double()
-    assert rows.mean(dim=1).abs().max() < 1e-7
-    assert (rows.norm(dim=1) - 1).abs().max() < 1e-6
 
 
 def test_empty_query_gives_empty_result():

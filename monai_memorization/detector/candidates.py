@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monai_memorization.detector.neighbors import nearest, standardize
+from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.similarity import standardize
 
 N_CANDIDATES = 4
 # correlation from which two training images are one picture, whoever's they are said to be

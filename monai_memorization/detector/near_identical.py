@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from monai_memorization.detector.embeddings import THUMBNAIL_SIDES, Embeddings
-from monai_memorization.detector.neighbors import nearest, spread_out
+from monai_memorization.detector.neighbors import nearest
+from monai_memorization.detector.similarity import spread_out
 from monai_memorization.images.preparation import Preparation
 from monai_memorization.ranks import current_ranks
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact nearest neighbours by Pearson correlation, block by block in bounded memory.
+"""Exact nearest neighbours by similarity, block by block in bounded memory.
 
-The similarity of two embeddings is one well-defined number wherever it is computed: both are standardized, rounded to
-float32, multiplied and summed in float64, and the result is rounded to float32. Fast float32 products only narrow down
-where that number has to be looked at, so no result depends on a block size, a batch or a device. Each rank searches for
-its part of the query rows, and all get the whole.
+Fast float32 products only narrow down where the similarity itself has to be looked at, so no result depends on a block
+size, a batch or a device. Each rank searches for its part of the query rows, and all get the whole.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from monai_memorization.detector.similarity import MAX_ELEMENTS, pair_similarity, product_tolerance, standardize
 from monai_memorization.errors import InputError
 from monai_memorization.ranks import current_ranks
 
@@ -29,56 +28,6 @@ _GATHERED_ROWS = 16384
 
 # values of the query rows that look at a strip, on average, from which on one product with the strip pays
 _LOOKED_AT = 1 << 18
-
-# Elements of a temporary float64 array (128 MB), which bounds the memory of every step that depends on the data.
-_MAX_ELEMENTS = 1 << 24
-# elements of one that stays in the processor's cache (1 MB)
-_CACHED_ELEMENTS = 1 << 17
-
-
-def standardize(vectors: Tensor, name: str = "vectors") -> Tensor:
-    """Centre each row and scale it to unit norm, so that a dot product of two rows is their Pearson correlation.
-
-    Args:
-        vectors: embeddings, (N, D).
-        name: what to call them in an error.
-
-    Returns:
-        float32 copy, (N, D).
-
-    Raises:
-        InputError: a row is constant or not finite, which leaves its correlation undefined.
-    """
-    if vectors.ndim != 2:
-        raise InputError(
-            f"{name}: expected embeddings of shape (N, D), found {tuple(vectors.shape)}; pass one row each"
-        )
-    standardized = torch.empty(vectors.shape, dtype=torch.float32, device=vectors.device)
-    rows = max(1, _n_elements(vectors) // max(1, vectors.shape[1]))
-    for start in range(0, len(vectors), rows):
-        block = vectors[start : start + rows].double()
-        centred = block - block.mean(dim=1, keepdim=True)
-        norm = centred.norm(dim=1, keepdim=True)
-        # rounding leaves a constant row a norm of about 1e-16 of its size; NaN fails the comparison as well
-        bad = ~((norm > 1e-12 * block.norm(dim=1, keepdim=True)) & norm.isfinite()).squeeze(1)
-        if bad.any():
-            row = start + int(bad.nonzero()[0])
-            raise InputError(
-                f"{name}: embedding {row} is constant or not finite, so its correlation is undefined; "
-                "look at that image, or train the encoder again"
-            )
-        standardized[start : start + rows] = (centred / norm).float()
-    return standardized
-
-
-def spread_out(values: Tensor, amplitude: float) -> Tensor:
-    """Add a faint fixed pattern to rows (N, D), lest one be constant and its correlation undefined."""
-    return values + amplitude * torch.linspace(-1, 1, values.shape[1])
-
-
-def paired(first: Tensor, second: Tensor) -> Tensor:
-    """Return the similarity of each row of one set of embeddings, (N, D), to the same row of another, float32 (N,)."""
-    return (standardize(first).double() * standardize(second).double()).sum(dim=1).float()
 
 
 @torch.no_grad()
@@ -118,7 +67,7 @@ def nearest(
     index = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
     blocks = _blocks(query, query_block, reference_block)
     strips = reference.split(min(_STRIP, blocks[1]))
-    gathered = max(blocks[0], min(_GATHERED_ROWS, _MAX_ELEMENTS // len(strips)))
+    gathered = max(blocks[0], min(_GATHERED_ROWS, MAX_ELEMENTS // len(strips)))
     for start in range(0, len(query), gathered):
         rows = slice(start, start + gathered)
         similarity[rows], index[rows] = _nearest_of_rows(query[rows], reference, strips, k, blocks)
@@ -153,7 +102,7 @@ def count_above(
     ranks = current_ranks()
     query = query[ranks.rows(len(query))]
     counts = torch.zeros(len(query), dtype=torch.int64, device=query.device)
-    tolerance = _tolerance(query.shape[1])
+    tolerance = product_tolerance(query.shape[1])
     query_block, reference_block = _blocks(query, query_block, reference_block)
     for start in range(0, len(query), query_block):
         rows = query[start : start + query_block]
@@ -161,7 +110,7 @@ def count_above(
             product = rows @ block.T
             clear = (product > threshold + tolerance).sum(dim=1)
             i, j = ((product - threshold).abs() <= tolerance).nonzero(as_tuple=True)
-            clear.index_add_(0, i, (_similarity(rows, block, i, j).double() > threshold).long())
+            clear.index_add_(0, i, (pair_similarity(rows, block, i, j).double() > threshold).long())
             counts[start : start + query_block] += clear
     return ranks.gather_rows(counts)[0]
 
@@ -189,7 +138,7 @@ def nearest_in_subsets(query: Tensor, reference: Tensor, subsets: Tensor) -> Ten
     query = query[ranks.rows(len(query))]
     largest = torch.empty(len(subsets), len(query), dtype=torch.float32, device=query.device)
     reference64 = reference.double()
-    columns = max(1, _MAX_ELEMENTS // len(reference))
+    columns = max(1, MAX_ELEMENTS // len(reference))
     for start in range(0, len(query), columns):
         # reference along the rows: a subset is then a gather of contiguous rows
         product = (reference64 @ query[start : start + columns].double().T).float().clamp_(-1, 1)
@@ -213,31 +162,6 @@ def _blocks(vectors: Tensor, query_block: int | None, reference_block: int | Non
     """How many query and reference rows are multiplied at a time."""
     fitting = _BLOCKS_CPU if vectors.device.type == "cpu" else _BLOCKS_GPU
     return query_block or fitting[0], reference_block or fitting[1]
-
-
-def _n_elements(vectors: Tensor) -> int:
-    """How many elements are worked on at a time."""
-    return _CACHED_ELEMENTS if vectors.device.type == "cpu" else _MAX_ELEMENTS
-
-
-def _tolerance(size: int) -> float:
-    """Twice the largest possible error of a product of two unit vectors: of summation plus that of rounded inputs."""
-    try:
-        precision = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set through torch's newer settings, which it does not read; the coarsest is always right
-        precision = "medium"
-    of_inputs = {"highest": 0.0, "high": 2.0**-9, "medium": 2.0**-7}[precision]  # TensorFloat-32 cuts off after 10 bits
-    return 2 * (size * 2.0**-24 + of_inputs) + 2.0**-23
-
-
-def _similarity(query: Tensor, reference: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """The similarity of query row i[p] and reference row j[p] for each pair p, as the module defines it."""
-    pairs = max(1, _n_elements(query) // query.shape[1])
-    parts = [
-        (query[a].double() * reference[b].double()).sum(dim=1).float()
-        for a, b in zip(i.split(pairs), j.split(pairs), strict=True)
-    ]
-    return torch.cat(parts).clamp_(-1, 1)
 
 
 def _strip_maxima(query: Tensor, reference: Tensor, strip: int, query_block: int, reference_block: int) -> Tensor:
@@ -269,7 +193,7 @@ def _nearest_of_rows(
         largest = [torch.mm(query, strip.T).topk(min(k, len(strip)), dim=1).values for strip in strips]
         bounds, maxima = torch.cat(largest, dim=1), torch.stack([values[:, 0] for values in largest], dim=1)
     lowest = bounds.amax(dim=1) if k == 1 else bounds.topk(k, dim=1).values[:, -1]
-    floor = lowest - _tolerance(query.shape[1])
+    floor = lowest - product_tolerance(query.shape[1])
     strip_of, row_of = (maxima >= floor[:, None]).T.nonzero(as_tuple=True)
     if query.device.type == "cpu" or len(row_of) * query.shape[1] > _LOOKED_AT * len(strips):
         looks = _look_by_strip(query, strips, strip_of, row_of, floor, blocks[0])
@@ -278,11 +202,11 @@ def _nearest_of_rows(
     found = _Found(*(query.new_empty(0, dtype=dtype) for dtype in (torch.int64, torch.int64, torch.float32)))
     waiting, n_waiting = [found], 0
     for n_looks, i, j in looks:
-        pairs = _Found(i, j, _similarity(query, reference, i, j))
+        pairs = _Found(i, j, pair_similarity(query, reference, i, j))
         if len(i) > 4 * k * n_looks:  # many equal images: only the first of them are needed
             pairs = _largest([pairs], k)
         waiting, n_waiting = [*waiting, pairs], n_waiting + len(pairs.row)
-        if n_waiting > _MAX_ELEMENTS // 4:
+        if n_waiting > MAX_ELEMENTS // 4:
             waiting, n_waiting = [_largest(waiting, k)], 0
     found = _largest(waiting, k)
     return found.similarity.view(-1, k), found.column.view(-1, k)
@@ -307,7 +231,7 @@ def _look_together(
     query: Tensor, reference: Tensor, strip: int, strip_of: Tensor, row_of: Tensor, floor: Tensor
 ) -> _Looks:
     """Look at many strips at once, each for one row: a GPU takes longer to start an operation than to do it."""
-    n_looks = max(1, 2 * _MAX_ELEMENTS // (strip * query.shape[1]))
+    n_looks = max(1, 2 * MAX_ELEMENTS // (strip * query.shape[1]))
     places = torch.arange(strip, device=query.device)
     for strips, rows in zip(strip_of.split(n_looks), row_of.split(n_looks), strict=True):
         columns = strips[:, None] * strip + places

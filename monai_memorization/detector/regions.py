@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from monai_memorization.detector.candidates import excess, fisher_z, nearest_patients
-from monai_memorization.detector.neighbors import spread_out
+from monai_memorization.detector.similarity import spread_out
 
 # along each axis: the first half, the middle, the second half
 PLACES = 3

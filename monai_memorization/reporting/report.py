@@ -21,8 +21,8 @@ from monai_memorization.detector.embeddings import Embeddings
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.leaks import Leak
 from monai_memorization.detector.near_identical import CORRELATION
-from monai_memorization.detector.neighbors import paired
 from monai_memorization.detector.shards import hash_weights
+from monai_memorization.detector.similarity import paired
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 from monai_memorization.findings import Findings
