@@ -153,6 +153,13 @@ def referred(config: dict[str, Any], key: str) -> Any:
     return f"@{key}" if makes else value
 
 
+def training_dataset(config: dict[str, Any], where: str) -> tuple[str | None, dict[str, Any]]:
+    """Return a reference to the training's data set and its config; None and nothing where it is no config."""
+    key = place(config, place(config, f"{where}#train_data_loader") + "#dataset")
+    content = find(config, key)
+    return (f"@{key}", content) if isinstance(content, dict) else (None, {})
+
+
 def _is_reference(value: Any) -> bool:
     return isinstance(value, str) and REFERENCE.fullmatch(value) is not None
 

@@ -18,18 +18,17 @@ from monai_memorization.bundle_configs import (
     class_name,
     find,
     follow,
-    place,
     read_multi_gpu_overrides,
     read_training_config,
-    referred,
+    training_dataset,
 )
+from monai_memorization.bundle_samplers import choose_sampler
 from monai_memorization.bundle_transforms import image_key, loaded_keys, transform_steps, value_range
 from monai_memorization.errors import InputError
 from monai_memorization.files import write_text
 from monai_memorization.images.export import CUTTING
 from monai_memorization.images.sets import path_seen_from
 
-FRAGMENTS = Path("memorization_audit", "configs", "fragments")
 # bad input is then told on one line, not under the traceback of MONAI's runner
 MESSAGES = {"_requires_": "@memorization#messages"}
 
@@ -77,8 +76,9 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     where = next((key for key in ("train#trainer", "trainer") if isinstance(find(config, key), dict)), None)
     if where is None:
         raise InputError(f"{folder / names[-1]}: has no trainer; looked for train#trainer and trainer. {INSTEAD}")
-    found = Injection("", names)
-    sampler = _sampler(config, where, found, folder / names[-1])
+    missing: list[str] = []
+    family, sampler = choose_sampler(config, where, folder / names[-1], missing)
+    found = Injection(family, names, missing=missing)
     content: dict[str, Any] = {"memorization_validation": None, "copy_rate_limit": 0.1}
     content["memorization"] = _memorization(config, where, sampler, found)
     content["memorization_images"] = _images_run(content["memorization"])
@@ -115,95 +115,9 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
     return found
 
 
-def _sampler(config: dict[str, Any], where: str, found: Injection, path: Path) -> dict[str, Any]:
-    trainer = find(config, where)
-    inferer_key = place(config, f"{where}#inferer")
-    inferer = find(config, inferer_key)
-    module = "monai_memorization.generation.sampling"
-    if class_name(trainer) == "GanTrainer":
-        found.family = "GAN"
-        return {
-            "_target_": f"{module}.GeneratorSampler",
-            "network": _network(config, f"{where}#g_network", "network", found),
-            "latent_shape": referred(config, f"{where}#latent_shape") or 64,
-        }
-    settings = {"scheduler": referred(config, f"{inferer_key}#scheduler"), "n_steps": 20}
-    if class_name(inferer) == "LatentDiffusionInferer":
-        found.family = "latent diffusion"
-        latent_shape = referred(config, f"{where}#latent_shape") or (
-            "@latent_shape" if "latent_shape" in config else None
-        )
-        if latent_shape is None:
-            found.missing.append("memorization#sampler#latent_shape: give channels and sides of a latent")
-        autoencoder = referred(config, f"{where}#autoencoder_model") or (
-            "@autoencoder" if "autoencoder" in config else None
-        )
-        if autoencoder is None:
-            found.missing.append("memorization#sampler#autoencoder: refer to the autoencoder")
-        if follow(config, inferer.get("ldm_latent_shape")) is not None:
-            found.missing.append(
-                "memorization#sampler: the inferer pads latents to ldm_latent_shape and cuts them to "
-                "autoencoder_latent_shape, which this sampler does not; give a FunctionSampler that calls the inferer, "
-                "with noise of the padded shape as latent_shape: docs/add_the_check.md, Latents that are padded"
-            )
-        return {
-            "_target_": f"{module}.LatentDiffusionSampler",
-            "autoencoder": autoencoder,
-            "diffusion": _network(config, f"{where}#network", "diffusion", found),
-            "latent_shape": latent_shape,
-            "scale_factor": referred(config, f"{inferer_key}#scale_factor") or 1.0,
-            **settings,
-            **_conditions(config, trainer, found),
-        }
-    if class_name(_dataset(config, where)[1]) == "LatentDataset":
-        raise InputError(
-            f"{path}: this bundle has a fragment of its own; lay {FRAGMENTS / 'latent_diffusion.yaml'} over it"
-        )
-    if class_name(inferer) == "DiffusionInferer":
-        found.family = "pixel-space diffusion"
-        found.missing.append("memorization#sampler#image_shape: give channels and sides of an image")
-        return {
-            "_target_": f"{module}.PixelDiffusionSampler",
-            "network": _network(config, f"{where}#network", "network", found),
-            "image_shape": None,
-            **settings,
-            **_conditions(config, trainer, found),
-        }
-    raise InputError(
-        f"{path}: of no known family; its trainer is {class_name(trainer) or 'unnamed'} with inferer "
-        f"{class_name(inferer) or 'none'}, known are GanTrainer, LatentDiffusionInferer and DiffusionInferer. {INSTEAD}"
-    )
-
-
-def _network(config: dict[str, Any], key: str, name: str, found: Injection) -> Any:
-    """Return a reference to the network that is trained; None where it is not found."""
-    network = referred(config, key)
-    if network is None:
-        saved = "memorization#handlers#1#save_dict#model"
-        found.missing.append(f"memorization#sampler#{name}, {saved}: refer to the network that is trained")
-    return network
-
-
-def _conditions(config: dict[str, Any], trainer: dict[str, Any], found: Injection) -> dict[str, Any]:
-    """Return the setting of a sampler from a conditional model, nothing for another."""
-    prepare, network = (follow(config, trainer.get(name)) for name in ("prepare_batch", "network"))
-    made_of = [find(config, name) for name in REFERENCE.findall(network)] if isinstance(network, str) else []
-    parts = [part for part in (network, *made_of) if isinstance(part, dict)]
-    if any(follow(config, part.get("num_class_embeds")) is not None for part in parts):
-        found.missing.append(
-            "memorization#sampler: the network takes a class (num_class_embeds), which this sampler does not give it; "
-            "give a FunctionSampler that does: docs/add_the_check.md, Conditional models"
-        )
-    named = isinstance(prepare, dict) and prepare.get("condition_name")
-    if not named and all(follow(config, part.get("with_conditioning")) is not True for part in parts):
-        return {}
-    found.missing.append("memorization#sampler#conditions: give the conditions of the training images, (m, ...)")
-    return {"conditions": None}
-
-
 def _memorization(config: dict[str, Any], where: str, sampler: dict[str, Any], found: Injection) -> dict[str, Any]:
     """Return the section of the fragment: the images as the generator sees them, the sampler and the handler."""
-    dataset, content = _dataset(config, where)
+    dataset, content = training_dataset(config, where)
     steps = transform_steps(config, content.get("transform"))
     fixed: dict[str, Any] = {
         "_target_": "monai_memorization.images.export.fixed_transforms",
@@ -280,13 +194,6 @@ def _images_run(section: dict[str, Any]) -> list[dict[str, Any]]:
         for role in ("training", "validation")
         if section["training"]
     ]
-
-
-def _dataset(config: dict[str, Any], where: str) -> tuple[str | None, dict[str, Any]]:
-    """Return a reference to the training's data set and its config; None and nothing where it is no config."""
-    key = place(config, place(config, f"{where}#train_data_loader") + "#dataset")
-    content = find(config, key)
-    return (f"@{key}", content) if isinstance(content, dict) else (None, {})
 
 
 def _handlers_override(handlers: Any, where: str) -> dict[str, Any]:
