@@ -23,18 +23,21 @@ def flagged(n_copies: int, n_synthetic: int, n_patients: int = 100) -> FlaggedSe
     return FlaggedSet(n_copies, n_synthetic, stratify([str(i) for i in range(n_patients)], n_synthetic))
 
 
-def within_labels(n_copies: int, n_ill: int, n_well: int) -> FlaggedSet:
-    strata = [
-        Stratum(name, torch.arange(60), torch.arange(n), ((1, 60),)) for name, n in (("ill", n_ill), ("well", n_well))
-    ]
+def within_labels(n_copies: int, n_ill: int, n_well: int, n_well_patients: int = 60) -> FlaggedSet:
+    labels = ("ill", n_ill, 60), ("well", n_well, n_well_patients)
+    strata = [Stratum(name, torch.arange(p), torch.arange(n), ((1, p),)) for name, n, p in labels]
     return FlaggedSet(n_copies, n_ill + n_well, strata)
 
 
 def drawn(before: FlaggedSet, after: FlaggedSet, n: int = 400_000, extreme: int = 0) -> tuple[float, float]:
-    """The definition, by random draws: false-alarm rates common to both, flagged shares of each, end by end."""
+    """The definition, by random draws: false-alarm rates common to both, flagged shares of each, end by end.
+
+    Of a label with fewer than 19 patients no image can be flagged; all or none of them are copies.
+    """
     rng = np.random.default_rng(0)
     alarms = []
-    for stratum in before.strata:
+    able = [i for i, stratum in enumerate(before.strata) if stratum.n_patients >= 19]
+    for stratum in (before.strata[i] for i in able):
         n_patients, n_images = stratum.n_patients, len(stratum.validation)
         rank = attained_rank(ALPHA, n_patients, n_images)
         above = rank, largest_count(ALPHA, n_images, n_patients) + 1, math.floor(rank)  # alike, independent, the same
@@ -44,10 +47,11 @@ def drawn(before: FlaggedSet, after: FlaggedSet, n: int = 400_000, extreme: int 
     for level, most in ((0.025, (1, 0)), (0.975, (0, 1))):  # most before and fewest after at the lower end
         rates = []
         for audit, upper in zip((before, after), most, strict=True):
-            weights = [len(s.synthetic) / audit.n_synthetic for s in audit.strata]
-            alarm = sum(w * a for w, a in zip(weights, alarms, strict=True))
-            share = rng.beta(audit.n_copies + upper, audit.n_synthetic - audit.n_copies + 1 - upper, size=n)
-            rates.append(np.maximum(0, (share - alarm) / (1 - alarm)))
+            sizes = [len(audit.strata[i].synthetic) for i in able]
+            alarm = sum(size / sum(sizes) * a for size, a in zip(sizes, alarms, strict=True))
+            share = rng.beta(audit.n_copies + upper, sum(sizes) - audit.n_copies + 1 - upper, size=n)
+            copied = sum(sizes) * np.maximum(0, (share - alarm) / (1 - alarm))
+            rates.append((copied + upper * (audit.n_synthetic - sum(sizes))) / audit.n_synthetic)
         ends.append(float(np.quantile(rates[1] - rates[0], level)))
     return ends[0], ends[1]
 
@@ -59,6 +63,7 @@ def drawn(before: FlaggedSet, after: FlaggedSet, n: int = 400_000, extreme: int 
         (flagged(25, 500), flagged(24, 500)),
         (flagged(8, 100, 30), flagged(70, 1000, 30)),
         (within_labels(60, 100, 300), within_labels(120, 300, 100)),
+        (within_labels(60, 100, 300, 10), within_labels(4, 300, 100, 10)),
     ],
 )
 def test_ends_are_percentiles_of_the_drawn_difference(before, after):

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv
 
+from monai_memorization.statistics.conformal import alpha_attained
 from monai_memorization.statistics.false_alarms import Array, false_alarm_rates
-from monai_memorization.statistics.rates import mean_alpha_attained
 from monai_memorization.statistics.strata import ImagesPerPatient, Stratum
 
 # Equally likely pairs that stand for the false-alarm rate and the first flagged share.
@@ -44,7 +44,8 @@ def copy_rate_difference_ci(
     percentiles of max(0, (f2 - A) / (1 - A)) - max(0, (f1 - A) / (1 - A)) with A distributed as for
     `copy_rate_interval`, and f1 and f2 as there: for the lower end f2 as at a lower end and f1 as at an upper one, for
     the upper end the other way round. P(difference <= d) is the mean over A and f1 of P(f2 <= A + (1 - A) (d + c1)), c1
-    the first rate, and 0 where d + c1 < 0. Within label each label's false-alarm rate is common.
+    the first rate, and 0 where d + c1 < 0. Within label each label's false-alarm rate is common; of a label with too
+    few patients to flag any image nothing is known, so that all or none of its images may be copies, before and after.
 
     Args:
         before: first audit.
@@ -61,7 +62,8 @@ def copy_rate_difference_ci(
     """
     if [_validation(s) for s in before.strata] != [_validation(s) for s in after.strata]:
         raise ValueError("before and after: other labels or validation images, so the false-alarm rate is not common")
-    if not all(audit.n_synthetic and mean_alpha_attained(alpha, audit.strata) for audit in (before, after)):
+    (before, share_before), (after, share_after) = (_able(audit, alpha) for audit in (before, after))
+    if not share_before or not share_after:
         return None
     order = torch.randperm(N_PAIRS, generator=torch.Generator().manual_seed(seed + 1)).numpy()
     levels = (order + 0.5) / N_PAIRS
@@ -72,17 +74,25 @@ def copy_rate_difference_ci(
 
     def end(false_alarms: tuple[Array, Array], probability: float, upper: bool) -> float:
         rates, rates_after = false_alarms
-        copied = ((_quantiles(before, not upper, levels) - rates) / (1 - rates)).clip(min=0)
+        copied = share_before * ((_quantiles(before, not upper, levels) - rates) / (1 - rates)).clip(min=0)
 
         def probability_up_to(difference: float) -> float:
-            rate = (difference + copied).clip(max=1)
+            rate = ((difference + copied) / share_after).clip(max=1)
             share = rates_after + (1 - rates_after) * rate.clip(min=0)
             return float((_probability_up_to(after, upper, share) * (rate >= 0)).mean())
 
         return float(brentq(lambda d: probability_up_to(d) - probability, -1 - 1e-9, 1 + 1e-9, xtol=1e-6))
 
-    low = min(end(rates, (1 - level) / 2, upper=False) for rates in possible)
-    return max(-1.0, low), min(1.0, max(end(rates, (1 + level) / 2, upper=True) for rates in possible))
+    low = min(end(rates, (1 - level) / 2, upper=False) for rates in possible) - (1 - share_before)
+    high = max(end(rates, (1 + level) / 2, upper=True) for rates in possible) + (1 - share_after)
+    return max(-1.0, low), min(1.0, high)
+
+
+def _able(audit: FlaggedSet, alpha: float) -> tuple[FlaggedSet, float]:
+    """Return the part of a synthetic set whose images can be flagged, and its share of the set."""
+    able = [s for s in audit.strata if alpha_attained(alpha, s.n_patients, len(s.validation)) > 0]
+    n_able = sum(len(s.synthetic) for s in able)
+    return replace(audit, n_synthetic=n_able, strata=able), n_able / max(1, audit.n_synthetic)
 
 
 def _validation(stratum: Stratum) -> tuple[str | None, ImagesPerPatient, bool]:
