@@ -122,7 +122,7 @@ def audit(
     sets = read_roles(
         training, validation, synthetic, reconstructed_validation, reconstructed_training, monitoring=monitoring
     )
-    settings |= {"filtered": was_filtered(synthetic)}
+    settings |= {"filtered": was_filtered(synthetic, sets["synthetic"])}
     calibration = sets.get("reconstructed_validation", sets["validation"])
     # refuses labels that cannot be calibrated, and a folder that cannot be written, before minutes of training
     strata = stratify(calibration.patient_ids, len(sets["synthetic"]), calibration.labels, sets["synthetic"].labels)

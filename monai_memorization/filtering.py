@@ -23,7 +23,8 @@ from monai_memorization.reporting.reading import read_report
 from monai_memorization.reporting.report import hash_images
 
 Suspicion = Literal["candidates", "fdr"]
-_COLUMNS: dict[Suspicion, str] = {"candidates": "copy_candidate", "fdr": "in_fdr_list"}
+# with q above alpha images are listed that are no candidates
+_COLUMNS: dict[Suspicion, list[str]] = {"candidates": ["copy_candidate", "in_fdr_list"], "fdr": ["in_fdr_list"]}
 DATA_LIST = "synthetic.json"
 IMAGES = "images"
 FILTERED = "filtered"  # key of a data list
@@ -59,7 +60,7 @@ def filter_synthetic(
         synthetic: the set that was audited, given as it was given to the audit.
         output_dir: a new or empty folder; takes synthetic.json, a MONAI data list, and images/, hard links where the
             disk allows and copies elsewhere.
-        suspicion: which images are left out, "candidates" (at alpha) or "fdr" (the FDR list only).
+        suspicion: which images are left out, "candidates" (at alpha, or on the FDR list) or "fdr" (the list only).
 
     Returns:
         The counts.
@@ -96,10 +97,11 @@ def read_suspected(
     if suspicion not in _COLUMNS:
         raise InputError(f"list: found {suspicion!r}; give one of {', '.join(_COLUMNS)}")
     report = read_report(audit_dir)
-    pairs = _read_table(audit_dir / "pairs.csv", ("synthetic_id", _COLUMNS[suspicion]))
+    columns = _COLUMNS[suspicion]
+    pairs = _read_table(audit_dir / "pairs.csv", ("synthetic_id", *columns))
     identical = set(_read_table(audit_dir / "near_identical.csv", ("synthetic_id",))["synthetic_id"])
-    marks = zip(pairs["synthetic_id"], pairs[_COLUMNS[suspicion]], strict=True)
-    suspected = {name: mark != "False" or name in identical for name, mark in marks}
+    marks = zip(pairs["synthetic_id"], (pairs[columns] != "False").any(axis=1), strict=True)
+    suspected = {name: bool(marked) or name in identical for name, marked in marks}
     audited = images.subset(i for i, name in enumerate(images.image_ids) if name in suspected)
     n_unread = report["sets"]["synthetic"].get("n_unreadable") or 0
     if len(audited) != len(suspected) or len(images) - len(audited) > n_unread:
@@ -114,16 +116,24 @@ def read_suspected(
     return audited, suspected
 
 
-def was_filtered(source: str | Path) -> bool:
-    """Tell whether a set is what a filter left, by the mark in its data list.
+def was_filtered(source: str | Path, images: ImageSet) -> bool:
+    """Tell whether images of a set are what a filter left, by the mark in its data list.
 
-    That is the source, or lies in its folder or above the folder of the images. No planted copy stands for the copies
-    in such a set: the filter took out those that are like planted ones.
+    That is the source of the set, or lies in its folder, or above the folder of one of the images. No planted copy
+    stands for the copies in such a set: the filter took out those that are like planted ones.
+
+    Args:
+        source: what the set was given as.
+        images: the set.
     """
     source = Path(source).absolute()
-    marked = [place for place in (source, *source.parents) if _is_marked(place / DATA_LIST)]
-    below = [source.relative_to(place).parts for place in marked]
-    return _is_marked(source) or any(len(parts) < 2 or parts[0] == IMAGES for parts in below)
+    lists = [source, source / DATA_LIST, source.parent / DATA_LIST]
+    linked = {path.resolve() for path in images.paths if path.is_symlink()}
+    folders = {path.parent.absolute() for path in {*images.paths, *linked}}
+    folders |= {folder.resolve() for folder in folders}
+    folders |= {above for folder in folders for above in folder.parents}
+    lists += [folder.parent / DATA_LIST for folder in folders if folder.name == IMAGES]
+    return any(map(_is_marked, lists))
 
 
 def _is_marked(path: Path) -> bool:

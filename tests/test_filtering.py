@@ -35,6 +35,10 @@ def suspects(audit_dir: Path, column: str) -> set[str]:
     return set(pairs["synthetic_id"][pairs[column]]) | set(identical["synthetic_id"])
 
 
+def is_what_a_filter_left(source: Path) -> bool:
+    return was_filtered(source, read_image_set(source, "synthetic"))
+
+
 def refuses(output: Path, message: str, *arguments) -> None:
     before = set(output.parent.iterdir())
     with pytest.raises(InputError, match=message):
@@ -63,16 +67,26 @@ def test_audit_of_what_a_filter_left_gives_no_clean_verdict(audited, encoder_fil
     sets = {role: synthetic.parent / role for role in ("training", "validation")}
 
     shutil.copy(tmp_path / "clean" / "synthetic.json", tmp_path / "moved.json")
-    (tmp_path / "clean" / "all.csv").write_text("image\n")
-    (tmp_path / "clean" / "later").mkdir()
-    for name in ("moved.json", "clean", "clean/all.csv", "clean/images/a/b", "clean/images/a/*.png"):
-        assert was_filtered(tmp_path / name), name
-    assert not was_filtered(tmp_path / "clean" / "later" / "images")  # another set, put there
+    shutil.copytree(tmp_path / "clean" / "images", tmp_path / "clean" / "images" / "a" / "b")
+    shutil.copytree(synthetic, tmp_path / "clean" / "later" / "images")  # another set, put there
+    left = [str(path) for path in (tmp_path / "clean" / "images").glob("*.png")]
+    for name in ("clean/all.csv", "elsewhere.csv"):
+        (tmp_path / name).write_text("\n".join(["image", *left]))
+    (tmp_path / "link").symlink_to(tmp_path / "clean" / "images")
+    (tmp_path / "links").mkdir()
+    for path in map(Path, left):
+        (tmp_path / "links" / path.name).symlink_to(path)
+    given = "clean", "clean/all.csv", "clean/images/a/b", "clean/images/*.png", "elsewhere.csv", "link", "links"
+    for name in given:
+        assert is_what_a_filter_left(tmp_path / name), name
+    assert was_filtered(tmp_path / "moved.json", read_image_set(synthetic, "synthetic"))
+    assert not is_what_a_filter_left(tmp_path / "clean" / "later" / "images")
+    assert not is_what_a_filter_left(synthetic)
+    shutil.rmtree(tmp_path / "clean" / "images" / "a")
     for name in ("synthetic.json", "images", "images/*.png"):
         report = audit(**sets, synthetic=tmp_path / "clean" / name, output_dir=tmp_path / "out", encoder=encoder_file)
         assert report["verdict"]["status"] == "inconclusive"
         assert "filtered" in report["verdict"]["reasons"], name
-    assert not was_filtered(synthetic)
 
 
 def test_lists_differ_and_near_identical_images_are_on_neither(audited, tmp_path):
@@ -84,6 +98,18 @@ def test_lists_differ_and_near_identical_images_are_on_neither(audited, tmp_path
     filter_synthetic(audit_dir, synthetic, tmp_path / "clean")
 
     assert not (tmp_path / "clean" / "images" / kept_name).exists()
+
+
+def test_a_listed_image_that_is_no_candidate_is_not_kept(audited, tmp_path):
+    audit_dir, synthetic = shutil.copytree(audited[0], tmp_path / "out"), audited[1]
+    pairs = pd.read_csv(audit_dir / "pairs.csv")
+    row = pairs.index[~pairs["copy_candidate"] & ~pairs["in_fdr_list"]][0]
+    pairs.loc[row, "in_fdr_list"] = True  # as with q above alpha
+    pairs.to_csv(audit_dir / "pairs.csv", index=False)
+
+    filter_synthetic(audit_dir, synthetic, tmp_path / "clean")
+
+    assert not (tmp_path / "clean" / "images" / pairs.loc[row, "synthetic_id"]).exists()
 
 
 def test_files_are_linked_and_copied_where_they_cannot_be(audited, tmp_path, monkeypatch):
