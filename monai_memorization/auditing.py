@@ -13,7 +13,7 @@ import torch
 from monai_memorization.detector.embeddings import Embeddings, embed
 from monai_memorization.detector.encoder import ContrastiveEncoder
 from monai_memorization.detector.encoder_training import obtain_encoder, of_other_images
-from monai_memorization.detector.leaks import find_leaks, refuse_identical, refuse_shared
+from monai_memorization.detector.leaks import find_leaks, refuse_identical, refuse_shared, refuse_unchanged
 from monai_memorization.detector.regions import place
 from monai_memorization.errors import InputError, some
 from monai_memorization.files import check_writable, written_together
@@ -126,6 +126,7 @@ def audit(
     calibration = sets.get("reconstructed_validation", sets["validation"])
     # refuses labels that cannot be calibrated, and a folder that cannot be written, before minutes of training
     strata = stratify(calibration.patient_ids, len(sets["synthetic"]), calibration.labels, sets["synthetic"].labels)
+    _refuse_unplanted(sets["training"], strata)
     cache = output if cache_dir is None else Path(cache_dir)
     for folder in (output, cache):
         check_writable(folder)
@@ -159,6 +160,9 @@ def audit(
     if ranks.rank == 0 and any(leak.kind == "identical_in_validation" for leak in leaks):
         write_leaks(leaks, refused)
     refuse_identical(leaks, refused)
+    for role in ("validation", "training"):
+        if f"reconstructed_{role}" in embedded:
+            refuse_unchanged(embedded[f"reconstructed_{role}"], embedded[role])
     for role in ("validation", "reconstructed_validation"):  # in this order on each rank
         if role in embedded:
             refuse_shared(embedded["synthetic"], embedded[role])
@@ -199,6 +203,18 @@ def choose_device(device: str) -> str:
     return device
 
 
+def _refuse_unplanted(training: ImageSet, strata: Sequence[Stratum]) -> None:
+    """Refuse synthetic images of a label that no training image has: none is planted, so their recall is not known."""
+    known = training.labels
+    unplanted = [s for s in strata if known is not None and s.label is not None and s.label not in known]
+    if unplanted:
+        raise InputError(
+            f"label: found {sum(len(s.synthetic) for s in unplanted)} synthetic images labelled "
+            f"{some([repr(s.label) for s in unplanted])} but no training image; write labels alike in all sets, or "
+            "leave the label column out"
+        )
+
+
 def _warn(sets: Mapping[str, ImageSet], calibration: ImageSet, strata: Sequence[Stratum], alpha: float) -> None:
     """Tell at once what the report would tell after minutes."""
     unknown = [role for role in ("training", "validation") if not sets[role].has_patients]
@@ -206,14 +222,6 @@ def _warn(sets: Mapping[str, ImageSet], calibration: ImageSet, strata: Sequence[
         logger.warning("%s %s", *unknown_patients(unknown))
     if calibration.labels is not None and sets["synthetic"].labels is None:
         logger.warning("labels: the synthetic set has none, so that those of the validation set are not used")
-    known = sets["training"].labels
-    if unplanted := [s for s in strata if known is not None and s.label is not None and s.label not in known]:
-        logger.warning(
-            "labels: %d synthetic images are labelled %s, as no training image is; how well copies are found among "
-            "them is not known",
-            sum(len(s.synthetic) for s in unplanted),
-            some([repr(s.label) for s in unplanted]),
-        )
     if (uneven := uneven_patients(calibration.n_patients, calibration.n_patients_equal)) is not None:
         logger.warning("%s %s", *uneven)
     synthetic = sets["synthetic"]

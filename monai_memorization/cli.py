@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         dest="suspicion",
         choices=("candidates", "fdr"),
         default="candidates",
-        help="what is left out: copy candidates (default) or the FDR list; near-identical images always are",
+        help="leave out candidates and the FDR list (default), or that list alone; near-identical images always go",
     )
     sieve.set_defaults(command=_filter)
 

@@ -283,6 +283,7 @@ _CLAUSES = {
     "min_validation_patients": _Rule(_COUNT, _validation_patients),
     "min_training_patients": _least(_COUNT, "sets.training.n_patients", "fail"),
     "max_gap_auc": _most(_AUC, "controls.gap_auc", "unknown"),
+    "max_unreadable": _most(_COUNT, "sets.synthetic.n_unreadable", "unknown"),
     "max_shared_images": _most(_COUNT, "sets.leaks.shared_images", "fail"),
     "max_shared_patients": _most(_COUNT, "sets.leaks.shared_patients", "fail"),
 }

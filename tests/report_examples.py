@@ -230,7 +230,7 @@ def _report(n_training: int, n_validation: int, n_synthetic: int, share_copied: 
             "sets": {
                 "training": _set(n_training, round(n_training * 0.9)),
                 "validation": _set(n_validation, n_validation),
-                "synthetic": _set(n_synthetic, None) | {"n_ignored": 1, "n_resized": n_synthetic},
+                "synthetic": _set(n_synthetic, None) | {"n_ignored": 0, "n_resized": n_synthetic},
                 "leaks": {
                     "shared_images": 0,
                     "shared_patients": 0,

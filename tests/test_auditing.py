@@ -335,6 +335,15 @@ def test_labels_are_compared_within(encoder_file, tmp_path):
     assert report["calibrated"]["n_copies"] >= 6
 
 
+def test_label_that_no_training_image_has_is_refused(tmp_path):
+    sets = write_sets(tmp_path, n=48)
+    for role, folder in sets.items():
+        labels = ["ill" if i % 2 else "Well" if role == "training" else "well" for i in range(48)]
+        sets[role] = write_csv(folder, tmp_path / f"{role}.csv", [f"{role}{i}" for i in range(48)], labels)
+
+    refuses(tmp_path / "out", "label: found 24 synthetic images labelled 'well' but no training image", **sets)
+
+
 def test_volumes_are_audited_alike(tmp_path, few_steps):
     sets = write_sets(tmp_path, (12, 14, 10), ".nii.gz", n=24, copies=6)
 
@@ -454,6 +463,14 @@ def test_output_that_cannot_be_written_is_refused_before_an_encoder_is_trained(g
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_seed_that_no_generator_takes_is_refused(given, tmp_path, seed):
     refuses(tmp_path / "out", rf"seed: found {seed}, but must lie between 0 and", **given, seed=seed)
+
+
+@pytest.mark.parametrize("role", ["training", "validation"])
+def test_images_given_as_their_own_reconstructions_are_refused(given, encoder_file, tmp_path, role):
+    message = rf"reconstructed_{role}: {N} of its {N} images are those of the {role} set unchanged, such as "
+    with pytest.raises(InputError, match=message):
+        quick_audit(**given, output_dir=tmp_path, encoder=encoder_file, **{f"reconstructed_{role}": given[role]})
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_reconstruction_of_no_validation_image_is_named(given, encoder_file, tmp_path):

@@ -77,6 +77,7 @@ def test_each_clause_decides_alone():
         "max_near_identical": [("calibrated.n_near_identical", 1, "fail")],
         "min_recall": [("power_summary.working_recall", 0.799, "inconclusive")],
         "min_validation_patients": [("sets.validation.n_patients", None, "inconclusive")],
+        "max_unreadable": [("sets.synthetic.n_unreadable", 1, "inconclusive")],
         "max_shared_images": [("sets.leaks.shared_images", 1, "fail")],
         "max_shared_patients": [("sets.leaks.shared_patients", 1, "fail")],
     }
@@ -98,6 +99,7 @@ def test_each_clause_decides_alone():
         ({"min_recall": 0.9}, "power_summary.working_recall", 0.9, 0.8999, "unknown"),
         ({"min_training_patients": 500}, "sets.training.n_patients", 500, 499, "fail"),
         ({"max_gap_auc": 0.8}, "controls.gap_auc", 0.8, 0.8001, "unknown"),
+        ({"max_unreadable": 5}, "sets.synthetic.n_unreadable", 5, 6, "unknown"),
         ({"max_shared_images": 2}, "sets.leaks.shared_images", 2, 3, "fail"),
         ({"max_shared_patients": 0}, "sets.leaks.shared_patients", 0, 1, "fail"),
     ],
@@ -163,6 +165,7 @@ JUDGED = {
     "power_summary.working_recall",
     "sets.training.n_patients",
     "sets.validation.n_patients",
+    "sets.synthetic.n_unreadable",
     "sets.leaks.shared_images",
     "sets.leaks.shared_patients",
     "controls.gap_auc",

@@ -289,6 +289,29 @@ def test_synthetic_images_that_belong_together_are_told():
     assert "Keep one synthetic image of each" in grouped.cure
 
 
+def test_what_was_not_audited_is_told():
+    report = copies_found()
+    report["sets"]["synthetic"] |= {"n_unreadable": 12, "n_ignored": 1}
+
+    (left_out,) = mistakes(report)
+
+    assert "12 images could not be read, and 1 file of its folder is of no known kind" in said(left_out.text)
+    assert "filter" in left_out.cure
+
+
+def test_synthetic_images_unlike_reconstructions_too_are_told():
+    report = labels_on_reconstructions()
+    report["controls"] |= {"gap_reference": "reconstructed_validation", "gap_auc": 0.9}
+    assert mistakes(report) == []
+
+    report["controls"]["gap_auc"] = 0.93
+
+    (differs,) = mistakes(report)
+    assert "even from reconstructed validation images (AUC 0.93)" in said(differs.text)
+    report["controls"]["gap_reference"] = "validation"  # the verdict says it then
+    assert mistakes(report) == []
+
+
 def test_leaks_of_an_older_report_are_passed_over():
     report = copies_found()
     del report["sets"]["leaks"]

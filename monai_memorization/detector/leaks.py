@@ -131,6 +131,22 @@ def refuse_shared(synthetic: Embeddings, real: Embeddings) -> None:
         )
 
 
+def refuse_unchanged(reconstructed: Embeddings, images: Embeddings) -> None:
+    """Refuse reconstructions most of which are the very images that they are named after: no autoencoder returns those.
+
+    Raises:
+        InputError: naming one.
+    """
+    contents = set(images.digests)
+    same = [i for i, digest in enumerate(reconstructed.digests) if digest in contents]
+    if 2 * len(same) > len(reconstructed):
+        raise InputError(
+            f"{reconstructed.images.role}: {len(same)} of its {len(reconstructed)} images are those of the "
+            f"{images.images.role} set unchanged, such as {reconstructed.images.image_ids[same[0]]}; give what the "
+            "generator's autoencoder makes of them"
+        )
+
+
 def _in_validation(training: Embeddings, validation: Embeddings, preparation: Preparation) -> list[Leak]:
     position = {digest: i for i, digest in reversed(list(enumerate(training.digests)))}
     identical = [

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from monai_memorization.reporting.formats import count, p_value, percent, percent_interval, say
+from monai_memorization.reporting.formats import count, decimal, p_value, percent, percent_interval, say
 from monai_memorization.reporting.reasons import Reason
 from monai_memorization.reporting.wording import (
     all_patients,
@@ -17,6 +17,7 @@ from monai_memorization.reporting.wording import (
     things,
 )
 from monai_memorization.statistics.conformal import n_patients_needed
+from monai_memorization.statistics.verdict import GAP_ALLOWED
 
 
 def mistakes(report: Mapping[str, Any]) -> list[Reason]:
@@ -50,6 +51,7 @@ def mistakes(report: Mapping[str, Any]) -> list[Reason]:
     if uneven is not None:
         caveats.append(uneven)
     synthetic = report["sets"]["synthetic"]
+    caveats += [found for found in (_left_out(synthetic), _unlike_reconstructions(report)) if found is not None]
     grouped = grouped_images(synthetic.get("n_images"), synthetic.get("n_patients_equal"))
     if grouped is not None:
         caveats.append(grouped)
@@ -100,6 +102,34 @@ def grouped_images(n: int | None, equal: float | None) -> Reason | None:
         "images. Images that belong together are alike, and each is counted as drawn on its own: the intervals are "
         "too narrow, and a set without copies is called one with copies more often.",
         "Keep one synthetic image of each of these patients, chosen at random, and audit again.",
+    )
+
+
+def _left_out(synthetic: Mapping[str, Any]) -> Reason | None:
+    """Say that not everything in the synthetic set was looked at; None where it was."""
+    unreadable, unknown = synthetic.get("n_unreadable") or 0, synthetic.get("n_ignored") or 0
+    if not unreadable and not unknown:
+        return None
+    parts = [f"{things(unreadable, 'image')} could not be read"] if unreadable else []
+    if unknown:
+        parts.append(f"{things(unknown, 'file')} of its folder {'is' if unknown == 1 else 'are'} of no known kind")
+    return Reason(
+        f"Not all of the synthetic set was audited: {', and '.join(parts)}. Copies among these are not counted.",
+        "Hand out what was audited and nothing else; monai-memorization filter writes it.",
+    )
+
+
+def _unlike_reconstructions(report: Mapping[str, Any]) -> Reason | None:
+    """Say that not even reconstructions look like the synthetic images; None where they do or none were given."""
+    controls = report.get("controls") or {}
+    auc = controls.get("gap_auc")
+    if controls.get("gap_reference") != "reconstructed_validation" or auc is None or auc <= GAP_ALLOWED:
+        return None
+    return Reason(
+        "Synthetic images are easily told even from reconstructed validation images (AUC "
+        f"{decimal(auc, 2, GAP_ALLOWED)}), as those of a model that is hardly trained are: how an honest synthetic "
+        "image would score is then less sure than the error rates say.",
+        f"Where a hand-out hangs on it, set max_gap_auc to {GAP_ALLOWED:g} in the policy of the gate.",
     )
 
 
