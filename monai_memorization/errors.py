@@ -28,15 +28,20 @@ def bad_input(error: BaseException | None) -> InputError | None:
 
 
 def tell_bad_input() -> None:
-    """Let bad input end the process with its message alone, for configs.
+    """Let bad input end the process with its message alone, for configs, and other errors with their cause.
 
-    MONAI's runner wraps it into errors of its own, and under their traceback of 80 lines it would not be found.
+    MONAI's runner wraps both into errors of its own, and in their traceback of 80 lines they would not be found.
     """
     usual = sys.excepthook
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if (cause := bad_input(error)) is None:
             usual(kind, error, trace)
+            root = error
+            while root.__cause__ is not None:
+                root = root.__cause__
+            if root is not error:
+                print(f"The cause, from within the traceback: {type(root).__name__}: {root}", file=sys.stderr)
         else:
             print(one_line(cause), file=sys.stderr)
 

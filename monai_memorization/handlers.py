@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from monai_memorization.images.division import check_disjoint
 from monai_memorization.images.monitored import choose_monitored, write_monitored
 from monai_memorization.images.sets import ImageSet
 from monai_memorization.images.sources import Source, list_source, refuse_divided
-from monai_memorization.monitoring import measure_monitored
+from monai_memorization.monitoring import measure_monitored, read_checks, write_checks
 from monai_memorization.ranks import all_ranks
 from monai_memorization.reporting.report import write_leaks
 from monai_memorization.statistics.conformal import n_patients_needed
@@ -87,7 +88,7 @@ class EncoderTrainingHandler:
         """Obtain the encoder; the random state is left as it was."""
         ranks = all_ranks()
         refuse_divided(self.training, "training", ranks)
-        with undisturbed(networks_of(engine)):
+        with ranks.failing_together(), undisturbed(networks_of(engine)):
             if ranks.rank == 0:
                 check_writable(self.output_dir)
                 images = list_source(self.training, self.output_dir, "training", self.image_key)
@@ -107,6 +108,7 @@ class MemorizationHandler:
 
     Validation patients that steer a training cannot judge it in the end. So a share of them is used here, chosen by
     seed. ``output_dir``/monitoring.csv names their images; the final audit leaves them out if it is given that file.
+    ``output_dir``/checks.csv has the counts of every check, those of a training that was resumed included.
 
     Args:
         training: what the generator is trained on: folder, CSV, MONAI data list, or a MONAI data set that has no
@@ -115,7 +117,8 @@ class MemorizationHandler:
         validation: images of other patients, likewise.
         sampler: draws images from seeds; see :mod:`monai_memorization.generation.sampling`. One of your own has to
             switch its networks to evaluation mode itself.
-        output_dir: folder for monitoring.csv, leaks.csv, the encoder and the images of data sets. They stay inside.
+        output_dir: folder for monitoring.csv, checks.csv, leaks.csv, the encoder and the images of data sets. They stay
+            inside.
         interval: epochs between two checks; the first epoch is always checked.
         n_images: images drawn for a check.
         batch_size: images drawn at a time; None for 16 pictures or one volume.
@@ -155,12 +158,12 @@ class MemorizationHandler:
         clip: Sequence[float] | None = None,
     ) -> None:
         for name, number in (("interval", interval), ("n_images", n_images), ("batch_size", batch_size)):
-            if number is not None and number < 1:
-                raise InputError(f"{name}: found {number}, but must be at least 1")
-        if copy_rate_limit is not None and not 0 <= copy_rate_limit <= 1:
-            raise InputError(f"copy_rate_limit: found {copy_rate_limit}, but must lie between 0 and 1, such as 0.1")
-        if not 0 < monitoring_share <= 1:
-            raise InputError(f"monitoring_share: found {monitoring_share}, but must be above 0 and at most 1")
+            if number is not None and not _is_count(number):
+                raise InputError(f"{name}: found {number!r}, but must be a whole number of at least 1")
+        if copy_rate_limit is not None and not _is_share(copy_rate_limit):
+            raise InputError(f"copy_rate_limit: found {copy_rate_limit!r}, but must lie between 0 and 1, such as 0.1")
+        if not _is_share(monitoring_share) or monitoring_share == 0:
+            raise InputError(f"monitoring_share: found {monitoring_share!r}, but must be above 0 and at most 1")
         self.sources = {"training": training, "validation": validation}
         for role, source in self.sources.items():
             if source is None:  # as in a config that is not told yet
@@ -179,6 +182,7 @@ class MemorizationHandler:
         self.seed = seed
         self.device = device
         self.clip = clip
+        self._checks: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to the start of the run and to the end of its epochs, there before all that is attached already."""
@@ -195,7 +199,7 @@ class MemorizationHandler:
         for role, source in self.sources.items():
             refuse_divided(source, role, self._ranks)
         device = _device(self.device, engine)
-        with undisturbed(networks_of(engine, self.sampler)):
+        with self._ranks.failing_together(), undisturbed(networks_of(engine, self.sampler)):
             known = self._embed_real_images(device) if self._ranks.rank == 0 else None
             encoder, self._sides = self._ranks.share(known)
             self._encoder = encoder.to(device)
@@ -208,13 +212,17 @@ class MemorizationHandler:
         if epoch > 1 and epoch % self.interval:
             return
         ranks, metrics, networks = self._ranks, None, networks_of(engine, self.sampler)
-        with undisturbed(networks), refusing_training_mode(networks):
+        with ranks.failing_together(), undisturbed(networks), refusing_training_mode(networks):
             seeds = range(FIRST_SEED, FIRST_SEED + self.n_images)[ranks.rank :: ranks.n]
             drawn = ranks.gather(self._draw_and_embed(seeds, _device(self.device, engine)))
             if ranks.rank == 0:
                 vectors, structure = (torch.cat(parts) for parts in zip(*chain(*drawn), strict=True))
                 real = self._training, self._validation, self._validation_score
                 metrics = measure_monitored(*real, vectors, structure, alpha=self.alpha, seed=self.seed)
+                # of a training that was resumed, those of before stay
+                self._checks = [check for check in self._checks if check["epoch"] < epoch]
+                self._checks.append({"epoch": epoch, "n_images": self.n_images} | metrics)
+                write_checks(self._checks, self.output_dir)
             metrics = ranks.share(metrics)
         engine.state.metrics.update(metrics)
         if ranks.rank == 0:
@@ -235,6 +243,7 @@ class MemorizationHandler:
     def _embed_real_images(self, device: torch.device) -> tuple[ContrastiveEncoder, tuple[int, ...] | None]:
         """Return the encoder, and the sides of all training images where they are known and the same."""
         check_writable(self.output_dir)
+        self._checks = read_checks(self.output_dir)
         sets = {
             role: list_source(source, self.output_dir, role, self.image_key) for role, source in self.sources.items()
         }
@@ -246,9 +255,11 @@ class MemorizationHandler:
             sides = shapes.pop()[1:] if len(shapes) == 1 else None
         monitored = choose_monitored(sets["validation"], self.monitoring_share, self.seed)
         if monitored.n_patients < self.n_patients_needed:
+            needed = self.n_patients_needed
             raise InputError(
-                f"validation: {monitored.n_patients} patients are left for monitoring, but copy candidates at alpha "
-                f"{self.alpha} need {self.n_patients_needed}; give more patients, or a larger monitoring_share or alpha"
+                f"validation: {monitored.n_patients} of {sets['validation'].n_patients} patients are left for "
+                f"monitoring, but copy candidates at alpha {self.alpha} need {needed}; give at least "
+                f"{ceil(needed / self.monitoring_share)} patients, or a larger monitoring_share or alpha"
             )
         kept_in = self.output_dir / "encoder"
         encoder = obtain_encoder(self.given_encoder, sets["training"], kept_in, self.seed, device, clip=self.clip)
@@ -335,6 +346,14 @@ def _check_value_range(images: ImageSet, sampler: Sampler, clip: Sequence[float]
             f"sampler: its value_range is [{low:g}, {high:g}], and what is drawn is cut off there, but the training "
             f"images reach from about {ends[0]:.3g} to {ends[1]:.3g}; give what they are scaled to as value_range"
         )
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int | np.integer) and bool(number >= 1)
+
+
+def _is_share(number: Any) -> bool:
+    return isinstance(number, int | float | np.number) and bool(0 <= number <= 1)
 
 
 def _device(given: str | torch.device | None, engine: Engine) -> torch.device:

@@ -6,6 +6,8 @@ The configs of the bundle are read as data: nothing in them is executed here. MO
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from monai_memorization.images.sets import path_seen_from
 
 # bad input is then told on one line, not under the traceback of MONAI's runner
 MESSAGES = {"_requires_": "@memorization#messages"}
+# in a config written down as JSON
+_OLD = re.compile(r'"generative\.|\bimport generative\b')
 
 
 @dataclass
@@ -88,6 +92,12 @@ def inject(bundle_dir: str | Path, output: str | Path, config_name: str | None =
         found.missing.append(
             "averaged weights: the bundle has an EMAHandler, but the weights in training are checked and kept; to "
             "check those, give its ema_model as network of the sampler and in save_dict of the saver"
+        )
+    if _OLD.search(json.dumps(config, default=str)):
+        found.missing.insert(
+            0,
+            "monai-generative: these configs name its classes, which MONAI has under other names; translate them first "
+            "and give the bundle as translated: docs/monai_generative.md",
         )
     found.missing.insert(0, "memorization_validation: give images of patients that the generator is not trained on")
     # the command has to be given in the bundle's folder

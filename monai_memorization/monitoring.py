@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
 from torch import Tensor
 
 from monai_memorization.detector.embeddings import Embeddings
 from monai_memorization.detector.scores import score_vectors
+from monai_memorization.errors import InputError
+from monai_memorization.files import write_text
 from monai_memorization.statistics.counts import measure_calibrated
 from monai_memorization.statistics.paper_protocol import measure_paper_protocol
 from monai_memorization.statistics.strata import flag, stratify
+
+FILE = "checks.csv"
 
 
 def measure_monitored(
@@ -56,3 +65,26 @@ def measure_monitored(
         "paper_n_mem": paper.n_mem,
         "tau": paper.tau,
     }
+
+
+def read_checks(folder: Path) -> list[dict[str, Any]]:
+    """Return the checks that an earlier training left in checks.csv, epoch and counts of each.
+
+    Raises:
+        InputError: if the file is another.
+    """
+    table = folder / FILE
+    if not table.is_file():
+        return []
+    try:
+        checks = pd.read_csv(table).astype({"epoch": int})
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(
+            f"{table}: cannot be read as the checks of an earlier training ({type(error).__name__}: {error}); remove it"
+        ) from None
+    return [{str(name): value for name, value in check.items()} for check in checks.to_dict("records")]
+
+
+def write_checks(checks: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write the checks of a training to checks.csv."""
+    write_text(folder / FILE, pd.DataFrame(checks).to_csv(index=False))

@@ -257,7 +257,15 @@ def pixel_diffusion(folder: Path, images: Path) -> Path:
         "dataset_dir": str(images),
         "image": "$monai.utils.CommonKeys.IMAGE",
         "base_transforms": [step | {"keys": "@image"} for step in LOAD],
-        "train_transforms": [{"_target_": "RandAffined", "keys": "@image", "prob": 0.5, "rotate_range": [0.1, 0.1]}],
+        "train_transforms": [
+            {
+                "_target_": "RandAffined",
+                "keys": "@image",
+                "prob": 0.5,
+                "rotate_range": [0.1, 0.1],
+                "spatial_size": [32, 32],
+            }
+        ],
         "network_def": NETWORK | {"in_channels": 1, "out_channels": 1},
         "network": "$@network_def.to(@device)",
         "scheduler": SCHEDULER,

@@ -45,9 +45,17 @@ def test_bad_input_ends_in_one_line(hook, capsys):
     assert capsys.readouterr() == ("", "monai-memorization: two lines: found; cure\n")
 
 
-def test_other_errors_are_told_as_they_were(hook, capsys):
+def test_other_errors_are_told_as_they_were_and_then_by_their_cause(hook, capsys):
     error = wrapped(ValueError("a defect"))
 
     hook(type(error), error, None)
 
-    assert capsys.readouterr() == ("usual: Failed to evaluate\n", "")
+    out, err = capsys.readouterr()
+    assert out == "usual: Failed to evaluate\n"
+    assert err == "The cause, from within the traceback: ValueError: a defect\n"
+
+
+def test_an_error_that_nothing_wraps_is_told_once(hook, capsys):
+    hook(ValueError, ValueError("a defect"), None)
+
+    assert capsys.readouterr() == ("usual: a defect\n", "")

@@ -18,6 +18,7 @@ from monai.transforms import (
     LoadImaged,
     OneOf,
     Orientationd,
+    RandAffine,
     RandAffined,
     RandFlipd,
     RandSpatialCropd,
@@ -128,11 +129,22 @@ def test_a_kind_of_compose_is_opened_and_a_choice_of_crops_is_one():
         fixed_transforms(Compose([scale, OneOf([Compose([flip, RandSpatialCropd("image", (4, 4))]), flip])]))
 
 
-def test_random_map_that_gives_another_size_is_a_crop():
-    same_size = RandAffined("image", prob=0.5, rotate_range=0.1)
-    assert fixed_transforms(Compose([same_size])).transforms == ()
-    with pytest.raises(InputError, match="transforms: RandAffined cuts at random"):
-        fixed_transforms(Compose([RandAffined("image", prob=0.5, spatial_size=(8, 8))]))
+@pytest.mark.parametrize("size", [(16, 16), (8, 8), (8, 7), (20, 16)])
+def test_of_a_random_map_its_size_is_left(size):
+    images = {"image": torch.rand(1, 16, 16), "other": torch.rand(1, 16, 16)}
+    for keys, mode in (("image", "bilinear"), (("image", "other"), ("bilinear", "nearest"))):
+        given = {"spatial_size": size, "mode": mode, "padding_mode": "zeros"}
+        fixed = fixed_transforms(Compose([RandAffined(keys, prob=0.5, rotate_range=0.1, **given)]))(images)
+        expected = RandAffined(keys, prob=0, **given)(images)
+        assert all(torch.equal(fixed[key], expected[key]) for key in images)
+    alone = fixed_transforms(RandAffine(prob=0.5, spatial_size=size))(images["image"])
+    assert torch.equal(alone, RandAffine(prob=0, spatial_size=size)(images["image"]))
+
+
+def test_random_map_that_keeps_the_size_leaves_nothing_and_a_choice_of_one_that_does_not_is_a_crop():
+    assert fixed_transforms(Compose([RandAffined("image", prob=0.5, rotate_range=0.1)])).transforms == ()
+    with pytest.raises(InputError, match="transforms: OneOf cuts at random"):
+        fixed_transforms(OneOf([RandAffined("image", prob=0.5, spatial_size=(8, 8)), RandFlipd("image")]))
 
 
 def test_item_that_the_transforms_do_not_take_is_named(tmp_path):

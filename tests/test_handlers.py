@@ -262,6 +262,39 @@ def test_every_image_has_a_seed_of_its_own_whatever_the_batch_size(handler):
     assert seen[2] == pytest.approx(seen[0], rel=1e-4)
 
 
+def test_checks_are_kept_in_a_table_and_those_of_a_resumed_training_stay(handler, tmp_path):
+    table = tmp_path / "watch" / "checks.csv"
+    first = handler(PlantingSampler(0.0, 0.2, 0.4))
+    engine = Engine(lambda engine, batch: None)
+    first.attach(engine)
+    seen = []
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append(dict(engine.state.metrics)))
+    engine.run([0], max_epochs=3)
+
+    checks = pd.read_csv(table)
+    assert checks["epoch"].tolist() == [1, 2, 3]
+    assert checks["n_images"].tolist() == [N] * 3
+    for name in METRICS:
+        assert checks[name].tolist() == pytest.approx([metrics[name] for metrics in seen])
+
+    resumed = Engine(lambda engine, batch: None)
+    handler(PlantingSampler(0.6)).attach(resumed)
+    resumed.add_event_handler(Events.STARTED, lambda engine: setattr(engine.state, "epoch", 2))
+    resumed.run([0], max_epochs=4)
+    after = pd.read_csv(table)
+    assert after["epoch"].tolist() == [1, 2, 3, 4]
+    assert after[:2].equals(checks[:2])
+    assert (after["n_copies"][2:] >= 0.6 * N).all()
+
+    quiet(handler(PlantingSampler(0.0)), max_epochs=1)
+    assert pd.read_csv(table)["epoch"].tolist() == [1]
+
+    table.write_text("something else\n1\n")
+    with pytest.raises(InputError, match=r"checks\.csv: cannot be read as the checks of .*; remove it"):
+        quiet(handler(PlantingSampler(0.0)), max_epochs=1)
+    assert table.read_text() == "something else\n1\n"
+
+
 def test_first_epoch_and_every_interval_are_checked(handler):
     engine, epochs = Engine(lambda engine, batch: None), []
     sampler = PlantingSampler(0.0)
@@ -382,24 +415,49 @@ def test_an_inferer_that_is_a_module_by_name_only_is_not_in_the_way(handler):
     assert engine.state.metrics["n_copies"] > 0
 
 
-def test_processes_that_were_given_parts_of_the_training_set_are_refused(tmp_path):
-    script = tmp_path / "divided.py"
+def test_what_stops_one_process_stops_the_other_with_the_same_message(encoder_file, tmp_path):
+    script = tmp_path / "stopped.py"
     script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import torch\n"
         "import torch.distributed as dist\n"
         "from ignite.engine import Engine\n"
+        "from made_up_images import smooth_images\n"
         "from monai.data import Dataset, partition_dataset\n"
+        "from monai_memorization import InputError\n"
         "from monai_memorization.handlers import MemorizationHandler\n"
         "dist.init_process_group('gloo')\n"
-        "files = [{'image': f'{i}.nii.gz'} for i in range(10)]\n"
-        "part = partition_dataset(files, num_partitions=2, even_divisible=True)[dist.get_rank()]\n"
-        "engine = Engine(lambda engine, batch: None)\n"
-        "MemorizationHandler(Dataset(part), Dataset(files), print, 'watch').attach(engine)\n"
-        "engine.run([0])\n"
+        "rank = dist.get_rank()\n"
+        "def items(n, seed):\n"
+        "    images = smooth_images(n, seed=seed)[:, None]\n"
+        "    return [{'image': image, 'patient_id': 100 * seed + i} for i, image in enumerate(images)]\n"
+        "def sampler(seeds):\n"
+        "    return torch.full((len(seeds), 1, 16, 16), float('nan')) if rank else smooth_images(len(seeds))[:, None]\n"
+        "def run(case, training, validation):\n"
+        "    engine = Engine(lambda engine, batch: None)\n"
+        "    sets = Dataset(training), Dataset(validation)\n"
+        "    MemorizationHandler(*sets, sampler, 'watch', encoder=sys.argv[1], n_images=8).attach(engine)\n"
+        "    try:\n"
+        "        engine.run([0])\n"
+        "    except InputError as error:\n"
+        "        Path(f'{case}_{rank}').write_text(str(error))\n"
+        "run('divided', partition_dataset(items(40, 1), num_partitions=2)[rank], items(40, 2))\n"
+        "assert not Path('watch').exists()\n"
+        "run('few', items(40, 1), items(10, 2))\n"
+        "run('nan', items(40, 1), items(40, 2))\n"
+        "dist.destroy_process_group()\n"
     )
-    result = torchrun(script, folder=tmp_path)
-    assert result.returncode != 0
-    assert "training: each process was given other images" in result.stderr
-    assert not (tmp_path / "watch").exists()
+    result = torchrun(script, encoder_file, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for case, message in (
+        ("divided", "training: each process was given other images"),
+        ("few", "validation: 5 of 10 patients are left for monitoring"),
+        ("nan", "sampler: "),
+    ):
+        told = {(tmp_path / f"{case}_{rank}").read_text() for rank in (0, 1)}
+        assert len(told) == 1
+        assert told.pop().startswith(message)
 
 
 @pytest.mark.filterwarnings("ignore:'(min|cumulative)_delta' is deprecated:DeprecationWarning")  # as MONAI calls Ignite
@@ -562,6 +620,10 @@ def test_constant_images_of_an_untrained_model_are_no_copies(handler):
         ({"batch_size": -1}, "batch_size: found -1"),
         ({"copy_rate_limit": 5}, "copy_rate_limit: found 5"),
         ({"monitoring_share": 0}, "monitoring_share: found 0"),
+        ({"n_images": "ten"}, "n_images: found 'ten', but must be a whole number of at least 1"),
+        ({"interval": 2.5}, "interval: found 2.5"),
+        ({"copy_rate_limit": "low"}, "copy_rate_limit: found 'low'"),
+        ({"monitoring_share": "half"}, "monitoring_share: found 'half'"),
         ({"alpha": 2}, "alpha: found 2"),
     ],
 )
@@ -573,8 +635,11 @@ def test_number_out_of_its_range_is_refused_at_once(handler, setting, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"monitoring_share": 0.4}, "validation: 16 patients are left for monitoring, but .* alpha 0.05 need 19; give"),
-        ({"alpha": 0.01}, "validation: 20 patients are left for monitoring, but .* alpha 0.01 need 99; give"),
+        (
+            {"monitoring_share": 0.4},
+            "validation: 16 of 40 patients are left for monitoring, but .* alpha 0.05 need 19; give at least 48 pat",
+        ),
+        ({"alpha": 0.01}, "validation: 20 of 40 patients .*, but .* alpha 0.01 need 99; give at least 198 patients"),
         ({"training": "nowhere"}, "training: nowhere does not exist"),
         ({"encoder": "nowhere.pt"}, "encoder: nowhere.pt does not exist"),
     ],

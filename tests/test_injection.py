@@ -161,6 +161,23 @@ def test_config_that_does_not_parse_is_named(tmp_path, name, text):
         inject(tmp_path, tmp_path / "out.yaml")
 
 
+def test_folder_of_the_configs_is_told_from_that_of_the_bundle(tmp_path):
+    bundle = foreign_bundles.gan(tmp_path / "gan", tmp_path)
+    with pytest.raises(InputError, match=r"configs: holds the configs themselves; give the bundle's folder"):
+        inject(bundle / "configs", tmp_path / "watch.yaml")
+
+
+def test_configs_of_monai_generative_are_told(tmp_path):
+    bundle = foreign_bundles.gan(tmp_path / "gan", tmp_path)
+    assert not any("monai-generative" in line for line in inject(bundle, tmp_path / "watch.yaml").missing)
+
+    (path,) = (bundle / "configs").glob("train.*")
+    path.write_text(path.read_text().replace('"Generator"', '"generative.networks.nets.Generator"'))
+    assert "generative.networks" in path.read_text()
+    told = inject(bundle, tmp_path / "old.yaml").missing
+    assert any(line.startswith("monai-generative: ") and "docs/monai_generative.md" in line for line in told)
+
+
 def test_output_has_to_be_yaml(tmp_path):
     with pytest.raises(InputError, match=r"output: .*out.json is no YAML file"):
         inject(tmp_path, tmp_path / "out.json")

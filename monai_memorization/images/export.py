@@ -15,7 +15,18 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, OneOf, RandAffine, Randomizable, RandomOrder, SomeOf
+from monai.transforms import (
+    Affine,
+    Affined,
+    Compose,
+    MapTransform,
+    OneOf,
+    RandAffine,
+    RandAffined,
+    Randomizable,
+    RandomOrder,
+    SomeOf,
+)
 from torch.utils.data import Dataset
 
 from monai_memorization.errors import InputError, some
@@ -31,8 +42,8 @@ def export_images(dataset: Dataset[Any], folder: str | Path, role: str, key: str
     """Write each image of a data set to ``folder`` as NumPy, and a CSV of them beside it, named after ``folder``.
 
     An item may be a list, such as the slices of a volume; its images then belong to one patient. The patient is the
-    item's ``patient_id``, or for a list its source file; its ``source`` is kept. Constant images are left out, such as
-    the slices above a head: nothing can be a copy of them.
+    item's ``patient_id``, or for a list its source file; the ``source`` is the item's, or the file that MONAI read.
+    Constant images are left out, such as the slices above a head: nothing can be a copy of them.
 
     Args:
         dataset: items are dicts, or lists of dicts, that hold an image, (C, *spatial).
@@ -65,7 +76,7 @@ def export_images(dataset: Dataset[Any], folder: str | Path, role: str, key: str
             continue
         name = f"{len(rows):06}.npy"
         _save(image.cpu().numpy(), folder / name)
-        told = {"patient_id": item.get("patient_id", source), "source": item.get("source")}
+        told = {"patient_id": item.get("patient_id", source), "source": item.get("source", _file_of(item[key]))}
         row = {"image": f"{folder.name}/{name}"}
         rows.append(row | {column: str(value) for column, value in told.items() if value is not None})
     if not rows:
@@ -80,8 +91,8 @@ def export_images(dataset: Dataset[Any], folder: str | Path, role: str, key: str
 def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
     """Return the transforms of a training without the random ones, for configs.
 
-    What they do to other entries than the image, such as a label, is left out for items without these: the validation
-    images come without.
+    Of a random affine map to images of another size the size is left. What they do to other entries than the image,
+    such as a label, is left out for items without these: the validation images come without.
 
     Args:
         transform: transforms of the data set that a generator is trained on.
@@ -98,6 +109,8 @@ def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
     for step in _steps(transform):
         if not isinstance(step, Randomizable):
             steps.append(_allowing_missing_keys(step))
+        elif isinstance(step, RandAffine | RandAffined):
+            steps += _to_its_size(step)
         elif _cuts(step):
             if crop is None:
                 raise InputError(
@@ -118,9 +131,19 @@ def _steps(transform: Any) -> list[Any]:
 def _cuts(step: Any) -> bool:
     """Return whether a random transform, or one of those that it chooses from, leaves a part of an image."""
     named = any(word in type(step).__name__ for word in CUTTING)
-    affine = step if isinstance(step, RandAffine) else getattr(step, "rand_affine", None)
-    sized = getattr(affine, "spatial_size", None) is not None
+    sized = isinstance(step, RandAffine | RandAffined) and bool(_to_its_size(step))
     return named or sized or any(_cuts(part) for part in getattr(step, "transforms", ()))
+
+
+def _to_its_size(step: RandAffine | RandAffined) -> list[Any]:
+    """Return what a random affine map does where chance changes nothing: nothing, if it keeps the size."""
+    size = (step.rand_affine if isinstance(step, RandAffined) else step).spatial_size
+    if size is None:
+        return []
+    given: dict[str, Any] = {"spatial_size": size, "mode": step.mode, "padding_mode": step.padding_mode}
+    if isinstance(step, RandAffined):
+        return [Affined(step.keys, allow_missing_keys=True, **given)]
+    return [Affine(image_only=True, **given)]
 
 
 def _allowing_missing_keys(step: Any) -> Any:
@@ -170,8 +193,13 @@ def _read(dataset: Dataset[Any], index: int, role: str) -> Any:
 
 
 def _source(parts: list[Any], index: int) -> str:
-    images = [value for value in parts[0].values() if isinstance(value, MetaTensor)] if parts else []
-    return str(images[0].meta.get("filename_or_obj", index)) if images else str(index)
+    files = [file for value in parts[0].values() if (file := _file_of(value))] if parts else []
+    return files[0] if files else str(index)
+
+
+def _file_of(value: Any) -> str | None:
+    """Return the file that MONAI read an image from, None where it does not say."""
+    return str(value.meta.get("filename_or_obj", "")) or None if isinstance(value, MetaTensor) else None
 
 
 def _refuse_random(dataset: Dataset[Any], role: str) -> None:
