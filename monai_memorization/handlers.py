@@ -24,17 +24,10 @@ from monai_memorization.detector.registration import fine_structure
 from monai_memorization.detector.scores import score_embedded
 from monai_memorization.errors import InputError
 from monai_memorization.files import check_writable
-from monai_memorization.generation.drawing import prepare_drawn
-from monai_memorization.generation.latents import beyond
-from monai_memorization.generation.sampling import (
-    GeneratorSampler,
-    LatentDiffusionSampler,
-    PixelDiffusionSampler,
-    Sampler,
-)
+from monai_memorization.generation.drawing import check_value_range, prepare_drawn
+from monai_memorization.generation.sampling import Sampler
 from monai_memorization.images.division import check_disjoint
 from monai_memorization.images.monitored import choose_monitored, write_monitored
-from monai_memorization.images.sets import ImageSet
 from monai_memorization.images.sources import Source, list_source, refuse_divided
 from monai_memorization.monitoring import measure_monitored, read_checks, write_checks
 from monai_memorization.ranks import all_ranks
@@ -250,7 +243,7 @@ class MemorizationHandler:
         check_disjoint(sets["training"], sets["validation"])
         sides = None
         if not isinstance(self.sources["training"], str | Path):  # then they are as the generator sees them
-            _check_value_range(sets["training"], self.sampler, self.clip)
+            check_value_range(sets["training"], self.sampler, self.clip)
             shapes = {np.load(path, mmap_mode="r", allow_pickle=False).shape for path in sets["training"].paths}
             sides = shapes.pop()[1:] if len(shapes) == 1 else None
         monitored = choose_monitored(sets["validation"], self.monitoring_share, self.seed)
@@ -322,30 +315,6 @@ class WithinLimitSaver(CheckpointSaver):
         """Save, if a check was passed since the last time."""
         if engine.state.metrics.get("last_epoch_within_limit", 0) > 0:
             super().metrics_completed(engine)
-
-
-def _check_value_range(images: ImageSet, sampler: Sampler, clip: Sequence[float] | None) -> None:
-    """Refuse a sampler that would cut off what the generator draws: copies without their dark half are none.
-
-    Args:
-        images: what the generator is trained on, as it sees it, written as NumPy.
-        sampler: one of ours; another may return images between other values than it was trained on.
-        clip: as of the handler.
-
-    Raises:
-        InputError: if most of some images reach beyond what the sampler was told.
-    """
-    if not isinstance(sampler, GeneratorSampler | LatentDiffusionSampler | PixelDiffusionSampler):
-        return
-    looked_at = images.paths[:: len(images) // 16 + 1]
-    ends = np.median([np.quantile(np.load(path, allow_pickle=False), (0.01, 0.99)) for path in looked_at], axis=0)
-    ends = ends if clip is None else ends.clip(*clip)
-    if beyond(ends, sampler.value_range):
-        low, high = map(float, sampler.value_range)
-        raise InputError(
-            f"sampler: its value_range is [{low:g}, {high:g}], and what is drawn is cut off there, but the training "
-            f"images reach from about {ends[0]:.3g} to {ends[1]:.3g}; give what they are scaled to as value_range"
-        )
 
 
 def _is_count(number: Any) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images straight from a sampler, in the form in which every image of an audit is compared."""
+"""Images straight from a sampler, in the form in which every image of an audit is compared, and cut off nowhere."""
 
 from __future__ import annotations
 
@@ -7,12 +7,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from monai_memorization.errors import InputError
+from monai_memorization.generation.latents import beyond
+from monai_memorization.generation.sampling import (
+    GeneratorSampler,
+    LatentDiffusionSampler,
+    PixelDiffusionSampler,
+    Sampler,
+)
 from monai_memorization.images.preparation import Preparation
+from monai_memorization.images.sets import ImageSet
+
+
+def check_value_range(images: ImageSet, sampler: Sampler, clip: Sequence[float] | None) -> None:
+    """Refuse a sampler that would cut off what the generator draws: copies without their dark half are none.
+
+    Args:
+        images: what the generator is trained on, as it sees it, written as NumPy.
+        sampler: one of ours; another may return images between other values than it was trained on.
+        clip: as of the handler.
+
+    Raises:
+        InputError: if most of some images reach beyond what the sampler was told.
+    """
+    if not isinstance(sampler, GeneratorSampler | LatentDiffusionSampler | PixelDiffusionSampler):
+        return
+    looked_at = images.paths[:: len(images) // 16 + 1]
+    ends = np.median([np.quantile(np.load(path, allow_pickle=False), (0.01, 0.99)) for path in looked_at], axis=0)
+    ends = ends if clip is None else ends.clip(*clip)
+    if beyond(ends, sampler.value_range):
+        low, high = map(float, sampler.value_range)
+        raise InputError(
+            f"sampler: its value_range is [{low:g}, {high:g}], and what is drawn is cut off there, but the training "
+            f"images reach from about {ends[0]:.3g} to {ends[1]:.3g}; give what they are scaled to as value_range"
+        )
 
 
 def prepare_drawn(images: Any, seeds: Sequence[int], preparation: Preparation) -> Tensor:
