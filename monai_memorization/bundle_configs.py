@@ -40,7 +40,8 @@ def read_training_config(folder: Path, name: str | None = None) -> tuple[list[st
         raise InputError(f"config: {name} does not lie in {folder}; give a file of this folder by its name")
     names = [Path(name).name] if name else [f"{stem}{suffix}" for stem in TRAINING_CONFIGS for suffix in SUFFIXES]
     main = next((folder / name for name in names if (folder / name).is_file()), None)
-    if main is None and any((folder.parent / name).is_file() for name in names):
+    within = folder.parent.resolve().name == "configs" and any((folder.parent / name).is_file() for name in names)
+    if main is None and within:
         raise InputError(f"{folder.parent}: holds the configs themselves; give the bundle's folder, the one above it")
     if main is None:
         looked_for = name or f"{', '.join(TRAINING_CONFIGS)} with {', '.join(SUFFIXES)}"

@@ -119,7 +119,7 @@ def read_suspected(
 def was_filtered(source: str | Path, images: ImageSet) -> bool:
     """Tell whether images of a set are what a filter left, by the mark in its data list.
 
-    That is the source of the set, or lies in its folder, or above the folder of one of the images. No planted copy
+    That is the source of the set or lies in it, or it lies beside a folder of the images. No planted copy
     stands for the copies in such a set: the filter took out those that are like planted ones.
 
     Args:
@@ -127,10 +127,10 @@ def was_filtered(source: str | Path, images: ImageSet) -> bool:
         images: the set.
     """
     source = Path(source).absolute()
-    lists = [source, source / DATA_LIST, source.parent / DATA_LIST]
-    linked = {path.resolve() for path in images.paths if path.is_symlink()}
-    folders = {path.parent.absolute() for path in {*images.paths, *linked}}
-    folders |= {folder.resolve() for folder in folders}
+    lists = [source, source / DATA_LIST]
+    folders = {path.parent for path in images.paths}
+    folders |= {path.resolve().parent for path in images.paths if path.is_symlink()}
+    folders = {place for folder in folders for place in (folder.absolute(), folder.resolve())}
     folders |= {above for folder in folders for above in folder.parents}
     lists += [folder.parent / DATA_LIST for folder in folders if folder.name == IMAGES]
     return any(map(_is_marked, lists))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import ceil
 from pathlib import Path
@@ -205,17 +205,16 @@ class MemorizationHandler:
         if epoch > 1 and epoch % self.interval:
             return
         ranks, metrics, networks = self._ranks, None, networks_of(engine, self.sampler)
-        with ranks.failing_together(), undisturbed(networks), refusing_training_mode(networks):
+        with ranks.failing_together(), undisturbed(networks):
             seeds = range(FIRST_SEED, FIRST_SEED + self.n_images)[ranks.rank :: ranks.n]
-            drawn = ranks.gather(self._draw_and_embed(seeds, _device(self.device, engine)))
+            with refusing_training_mode(networks):
+                own = self._draw_and_embed(seeds, _device(self.device, engine))
+            drawn = ranks.gather(own)
             if ranks.rank == 0:
                 vectors, structure = (torch.cat(parts) for parts in zip(*chain(*drawn), strict=True))
                 real = self._training, self._validation, self._validation_score
                 metrics = measure_monitored(*real, vectors, structure, alpha=self.alpha, seed=self.seed)
-                # of a training that was resumed, those of before stay
-                self._checks = [check for check in self._checks if check["epoch"] < epoch]
-                self._checks.append({"epoch": epoch, "n_images": self.n_images} | metrics)
-                write_checks(self._checks, self.output_dir)
+                self._keep_check(epoch, metrics)
             metrics = ranks.share(metrics)
         engine.state.metrics.update(metrics)
         if ranks.rank == 0:
@@ -232,6 +231,15 @@ class MemorizationHandler:
                     self.copy_rate_limit,
                 )
                 engine.terminate()
+
+    def _keep_check(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write the counts below those of earlier epochs, which a training that was resumed has from before."""
+        self._checks = [check for check in self._checks if check["epoch"] < epoch]
+        self._checks.append({"epoch": epoch, "n_images": self.n_images} | dict(metrics))
+        try:
+            write_checks(self._checks, self.output_dir)
+        except InputError as error:  # no reason to end a training; the next check writes all of them
+            logger.warning("epoch %d: the counts are not kept: %s", epoch, error)
 
     def _embed_real_images(self, device: torch.device) -> tuple[ContrastiveEncoder, tuple[int, ...] | None]:
         """Return the encoder, and the sides of all training images where they are known and the same."""
@@ -251,7 +259,7 @@ class MemorizationHandler:
             needed = self.n_patients_needed
             raise InputError(
                 f"validation: {monitored.n_patients} of {sets['validation'].n_patients} patients are left for "
-                f"monitoring, but copy candidates at alpha {self.alpha} need {needed}; give at least "
+                f"monitoring, but copy candidates at alpha {self.alpha} need {needed}; give "
                 f"{ceil(needed / self.monitoring_share)} patients, or a larger monitoring_share or alpha"
             )
         kept_in = self.output_dir / "encoder"

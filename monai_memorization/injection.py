@@ -33,8 +33,8 @@ from monai_memorization.images.sets import path_seen_from
 
 # bad input is then told on one line, not under the traceback of MONAI's runner
 MESSAGES = {"_requires_": "@memorization#messages"}
-# in a config written down as JSON
-_OLD = re.compile(r'"generative\.|\bimport generative\b')
+# what names classes of monai-generative in a config
+_OLD = re.compile(r"\bgenerative\.(networks|inferers|losses|metrics|engines)\b|\bimport generative\b")
 
 
 @dataclass

@@ -130,6 +130,10 @@ def release(
     common |= {"training": training, "reconstructed_training": reconstructed_training}
     for name, level in (("alpha", alpha), ("q", q)):
         as_fraction(level, name)
+    if q > alpha:
+        raise InputError(
+            f"q: found {q:g}, above alpha {alpha:g}, by which images are left out; give a q of at most that"
+        )
     if output.resolve() in (work.resolve(), *work.resolve().parents):
         raise InputError(f"work_dir: {work} lies in {output}, which is to be handed out; name a folder outside of it")
     wanted, training_set = read_policy(policy), read_image_set(training, "training")

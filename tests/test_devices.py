@@ -9,7 +9,7 @@ from made_up_images import smooth_images, write_folder
 from second_device import NAME, second_device
 
 from monai_memorization.auditing import audit
-from monai_memorization.detector import neighbors
+from monai_memorization.detector import neighbors, similarity
 from monai_memorization.detector.neighbors import count_above, nearest, nearest_in_subsets
 from monai_memorization.detector.registration import fine_structure
 from monai_memorization.detector.scores import copy_scores
@@ -41,7 +41,8 @@ def test_search_runs_where_its_tensors_are(name):
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 0.0], ids=["far apart", "close", "equal"])
 def test_search_of_many_strips_is_exact(spread, k, precision, together, monkeypatch):
     if together:
-        monkeypatch.setattr(neighbors, "MAX_ELEMENTS", 10 * 128 * 16)  # so that several lots of looks are needed
+        for module in (neighbors, similarity):  # so that several lots of looks are needed
+            monkeypatch.setattr(module, "MAX_ELEMENTS", 10 * 128 * 16)
     else:
         monkeypatch.setattr(neighbors, "_LOOKED_AT", 0)
     generator = torch.Generator().manual_seed(k)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from made_up_images import smooth_images, write_folder
-from monai.data import CacheDataset, Dataset
+from monai.data import CacheDataset, Dataset, MetaTensor
 from monai.transforms import (
     CenterSpatialCropd,
     Compose,
@@ -18,10 +18,13 @@ from monai.transforms import (
     LoadImaged,
     OneOf,
     Orientationd,
+    Rand2DElasticd,
     RandAffine,
     RandAffined,
     RandFlipd,
+    RandRotate,
     RandSpatialCropd,
+    RandZoomd,
     Resized,
     ScaleIntensityd,
     Spacingd,
@@ -145,6 +148,34 @@ def test_random_map_that_keeps_the_size_leaves_nothing_and_a_choice_of_one_that_
     assert fixed_transforms(Compose([RandAffined("image", prob=0.5, rotate_range=0.1)])).transforms == ()
     with pytest.raises(InputError, match="transforms: OneOf cuts at random"):
         fixed_transforms(OneOf([RandAffined("image", prob=0.5, spatial_size=(8, 8)), RandFlipd("image")]))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Rand2DElasticd("image", spacing=(4, 4), magnitude_range=(0, 1), spatial_size=(8, 8)),
+        RandZoomd("image", keep_size=False),
+        RandRotate(keep_size=False),
+    ],
+)
+def test_other_random_maps_that_change_the_size_are_crops(step):
+    with pytest.raises(InputError, match=f"transforms: {type(step).__name__} cuts at random"):
+        fixed_transforms(step)
+
+
+def test_crop_that_takes_no_place_is_told(caplog):
+    fixed_transforms(Compose([RandFlipd("image")]), CenterSpatialCropd("image", (4, 4)))
+    assert "crop is given, but none of them cuts at random" in caplog.text
+
+
+def test_transforms_that_wait_go_on_waiting():
+    spaced = Spacingd("image", pixdim=(1.3, 1.3), align_corners=True)
+    sized = {"spatial_size": (8, 8), "padding_mode": "zeros"}  # half a pixel off the middle of 13
+    image = {"image": MetaTensor(smooth_images(1, (16, 16)), affine=torch.eye(4))}
+    for lazy in (True, False):
+        fixed = fixed_transforms(Compose([spaced, RandAffined("image", prob=1, rotate_range=0.2, **sized)], lazy=lazy))
+        expected = Compose([spaced, RandAffined("image", prob=0, **sized)], lazy=lazy)
+        assert torch.allclose(fixed(image)["image"], expected(image)["image"], atol=1e-6)
 
 
 def test_item_that_the_transforms_do_not_take_is_named(tmp_path):

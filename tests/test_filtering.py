@@ -80,7 +80,8 @@ def test_audit_of_what_a_filter_left_gives_no_clean_verdict(audited, encoder_fil
     for name in given:
         assert is_what_a_filter_left(tmp_path / name), name
     assert was_filtered(tmp_path / "moved.json", read_image_set(synthetic, "synthetic"))
-    assert not is_what_a_filter_left(tmp_path / "clean" / "later" / "images")
+    for name in ("clean/later", "clean/later/images"):
+        assert not is_what_a_filter_left(tmp_path / name), name
     assert not is_what_a_filter_left(synthetic)
     shutil.rmtree(tmp_path / "clean" / "images" / "a")
     for name in ("synthetic.json", "images", "images/*.png"):

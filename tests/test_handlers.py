@@ -262,7 +262,7 @@ def test_every_image_has_a_seed_of_its_own_whatever_the_batch_size(handler):
     assert seen[2] == pytest.approx(seen[0], rel=1e-4)
 
 
-def test_checks_are_kept_in_a_table_and_those_of_a_resumed_training_stay(handler, tmp_path):
+def test_checks_are_kept_in_a_table_and_those_of_a_resumed_training_stay(handler, tmp_path, monkeypatch, caplog):
     table = tmp_path / "watch" / "checks.csv"
     first = handler(PlantingSampler(0.0, 0.2, 0.4))
     engine = Engine(lambda engine, batch: None)
@@ -287,6 +287,14 @@ def test_checks_are_kept_in_a_table_and_those_of_a_resumed_training_stay(handler
     assert (after["n_copies"][2:] >= 0.6 * N).all()
 
     quiet(handler(PlantingSampler(0.0)), max_epochs=1)
+    assert pd.read_csv(table)["epoch"].tolist() == [1]
+
+    def full(*_: object) -> None:
+        raise InputError("checks.csv: no space left")
+
+    monkeypatch.setattr("monai_memorization.monitoring.write_text", full)
+    assert quiet(handler(PlantingSampler(0.5)), max_epochs=2).state.metrics["n_copies"] >= 0.5 * N
+    assert "epoch 2: the counts are not kept: checks.csv: no space left" in caplog.text
     assert pd.read_csv(table)["epoch"].tolist() == [1]
 
     table.write_text("something else\n1\n")
@@ -434,10 +442,14 @@ def test_what_stops_one_process_stops_the_other_with_the_same_message(encoder_fi
         "    return [{'image': image, 'patient_id': 100 * seed + i} for i, image in enumerate(images)]\n"
         "def sampler(seeds):\n"
         "    return torch.full((len(seeds), 1, 16, 16), float('nan')) if rank else smooth_images(len(seeds))[:, None]\n"
-        "def run(case, training, validation):\n"
+        "network = torch.nn.BatchNorm2d(1)\n"
+        "def restless(seeds):\n"
+        "    return network(smooth_images(len(seeds))[:, None])\n"
+        "def run(case, training, validation, sampler=sampler):\n"
         "    engine = Engine(lambda engine, batch: None)\n"
+        "    engine.network = network\n"
         "    sets = Dataset(training), Dataset(validation)\n"
-        "    MemorizationHandler(*sets, sampler, 'watch', encoder=sys.argv[1], n_images=8).attach(engine)\n"
+        "    MemorizationHandler(*sets, sampler, 'watch', encoder=sys.argv[1], n_images=33).attach(engine)\n"
         "    try:\n"
         "        engine.run([0])\n"
         "    except InputError as error:\n"
@@ -446,6 +458,7 @@ def test_what_stops_one_process_stops_the_other_with_the_same_message(encoder_fi
         "assert not Path('watch').exists()\n"
         "run('few', items(40, 1), items(10, 2))\n"
         "run('nan', items(40, 1), items(40, 2))\n"
+        "run('mode', items(40, 1), items(40, 2), restless)\n"
         "dist.destroy_process_group()\n"
     )
     result = torchrun(script, encoder_file, folder=tmp_path)
@@ -453,7 +466,8 @@ def test_what_stops_one_process_stops_the_other_with_the_same_message(encoder_fi
     for case, message in (
         ("divided", "training: each process was given other images"),
         ("few", "validation: 5 of 10 patients are left for monitoring"),
-        ("nan", "sampler: "),
+        ("nan", "sampler: for 16 seeds from 1000001 on it returned NaN"),
+        ("mode", "sampler: ran a network of the training in training mode"),
     ):
         told = {(tmp_path / f"{case}_{rank}").read_text() for rank in (0, 1)}
         assert len(told) == 1
@@ -637,9 +651,9 @@ def test_number_out_of_its_range_is_refused_at_once(handler, setting, message):
     [
         (
             {"monitoring_share": 0.4},
-            "validation: 16 of 40 patients are left for monitoring, but .* alpha 0.05 need 19; give at least 48 pat",
+            "validation: 16 of 40 patients are left for monitoring, but .* alpha 0.05 need 19; give 48 pat",
         ),
-        ({"alpha": 0.01}, "validation: 20 of 40 patients .*, but .* alpha 0.01 need 99; give at least 198 patients"),
+        ({"alpha": 0.01}, "validation: 20 of 40 patients .*, but .* alpha 0.01 need 99; give 198 patients"),
         ({"training": "nowhere"}, "training: nowhere does not exist"),
         ({"encoder": "nowhere.pt"}, "encoder: nowhere.pt does not exist"),
     ],

@@ -285,6 +285,12 @@ def test_one_encoder_for_both_is_refused(real, encoder_file, tmp_path):
         )
 
 
+def test_list_that_reaches_beyond_what_is_left_out_is_refused(real, tmp_path):
+    with pytest.raises(InputError, match=r"q: found 0\.1, above alpha 0\.05, .*give a q of at most that"):
+        release(SamplerDraw(CopyingSampler(0.1)), 20, **real, output_dir=tmp_path / "clean", q=0.1)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("name", "message"), [("clean", "name a new folder"), ("clean_work", "name a new one")])
 def test_occupied_folders_are_refused(real, detectors, tmp_path, name, message):
     (tmp_path / name).mkdir()

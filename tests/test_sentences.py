@@ -295,7 +295,7 @@ def test_what_was_not_audited_is_told():
 
     (left_out,) = mistakes(report)
 
-    assert "12 images could not be read, and 1 file of its folder is of no known kind" in said(left_out.text)
+    assert "12 images could not be read, and 1 file of its folder was not taken for an image" in said(left_out.text)
     assert "filter" in left_out.cure
 
 

@@ -118,7 +118,10 @@ def fixed_transforms(transform: Any, crop: Any = None) -> Compose:
                     "crop in its place, or one that cuts the image into all such parts"
                 )
             steps.append(crop)
-    return Compose(steps)
+    if crop is not None and not any(step is crop for step in steps):
+        logger.warning("transforms: crop is given, but none of them cuts at random; it is not used")
+    # maps that wait for each other give other values than one after the other
+    return Compose(steps, lazy=transform.lazy if isinstance(transform, Compose) else False)
 
 
 def _steps(transform: Any) -> list[Any]:
@@ -129,9 +132,12 @@ def _steps(transform: Any) -> list[Any]:
 
 
 def _cuts(step: Any) -> bool:
-    """Return whether a random transform, or one of those that it chooses from, leaves a part of an image."""
+    """Return whether a random transform, or one of those that it chooses from, gives a part or another size."""
     named = any(word in type(step).__name__ for word in CUTTING)
-    sized = isinstance(step, RandAffine | RandAffined) and bool(_to_its_size(step))
+    parts = [step, *vars(step).values()]  # that of a dictionary is within it
+    sized = any(
+        getattr(part, "spatial_size", None) is not None or getattr(part, "keep_size", None) is False for part in parts
+    )
     return named or sized or any(_cuts(part) for part in getattr(step, "transforms", ()))
 
 

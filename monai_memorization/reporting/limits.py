@@ -112,9 +112,10 @@ def _left_out(synthetic: Mapping[str, Any]) -> Reason | None:
         return None
     parts = [f"{things(unreadable, 'image')} could not be read"] if unreadable else []
     if unknown:
-        parts.append(f"{things(unknown, 'file')} of its folder {'is' if unknown == 1 else 'are'} of no known kind")
+        were = "was not taken for an image" if unknown == 1 else "were not taken for images"
+        parts.append(f"{things(unknown, 'file')} of its folder {were}")
     return Reason(
-        f"Not all of the synthetic set was audited: {', and '.join(parts)}. Copies among these are not counted.",
+        f"Not all of the synthetic set was looked at: {', and '.join(parts)}. Copies among these are not counted.",
         "Hand out what was audited and nothing else; monai-memorization filter writes it.",
     )
 
@@ -129,7 +130,7 @@ def _unlike_reconstructions(report: Mapping[str, Any]) -> Reason | None:
         "Synthetic images are easily told even from reconstructed validation images (AUC "
         f"{decimal(auc, 2, GAP_ALLOWED)}), as those of a model that is hardly trained are: how an honest synthetic "
         "image would score is then less sure than the error rates say.",
-        f"Where a hand-out hangs on it, set max_gap_auc to {GAP_ALLOWED:g} in the policy of the gate.",
+        f"If images are handed out on this report, set max_gap_auc to {GAP_ALLOWED:g} in the policy of the gate.",
     )
 
 
