@@ -107,7 +107,7 @@ def release(
         reconstructed_training: as of the audit.
         monitoring: as of the audit.
         alpha: level of both audits.
-        q: level of their FDR lists.
+        q: level of their FDR lists, at most alpha.
         seed: of everything random but the images.
         device: where the encoders run, and where images are compared.
         skip_unreadable: leave out images that cannot be read.
