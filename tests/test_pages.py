@@ -104,6 +104,11 @@ def test_page_asks_for_nothing_from_outside(name, pages):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
+def test_there_is_a_space_between_sentences(name, pages):
+    assert [words for words in Page(pages[name]).words if re.search(r"[a-z)][.!?][A-Z]", words)] == []
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_no_value_of_the_program_shows_through(name, pages):
     page = Page(pages[name])
 
