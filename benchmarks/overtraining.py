@@ -393,9 +393,10 @@ def draw(figure: Figure, results: list[dict[str, Any]]) -> None:
         panels[0].set_title(TITLES[column["kind"]])
         panels[2].plot(epochs, [row["frechet_distance"] for row in curve], "o-", ms=3, label="drawn")
         panels[2].plot(epochs, [row["frechet_distance_real"] for row in curve], ":", color="0.4", label="real")
-        panels[2].set_ylabel("Frechet distance")
+        panels[2].set_ylabel("Fréchet distance")
         panels[3].plot(epochs, [row["validation_loss"] for row in curve], "o-", ms=3)
-        panels[3].set(ylabel="validation loss", xlabel="epoch")
+        # of an untrained model it is so large that what comes later would lie on one line
+        panels[3].set(ylabel="validation loss", xlabel="epoch", yscale="log")
         if column["stopped"]:
             for axes in panels:
                 axes.axvline(column["stopped"]["epoch"], color="C3", lw=1, label="stopped")
