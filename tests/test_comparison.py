@@ -70,6 +70,7 @@ def test_what_an_older_report_does_not_tell_of_the_patients_is_taken_from_the_ot
     for report in reports:
         labels = report["calibrated"]["strata"][0] | {"n_images": 300, "n_patients": 110, "shares_patients": True}
         labels["images_per_patient"] = [[1, 100], [20, 10]]
+        labels["n_synthetic"] //= 2
         report["calibrated"]["strata"] = [labels | {"label": label} for label in ("ill", "well")]
     told = copy_rate_change(*reports)
     for stratum in reports[older]["calibrated"]["strata"]:
