@@ -27,6 +27,13 @@ def bad_input(error: BaseException | None) -> InputError | None:
     return error
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """Return what an error was raised from in the first place, itself where from nothing."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def tell_bad_input() -> None:
     """Let bad input end the process with its message alone, for configs, and other errors with their cause.
 
@@ -37,10 +44,7 @@ def tell_bad_input() -> None:
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if (cause := bad_input(error)) is None:
             usual(kind, error, trace)
-            root = error
-            while root.__cause__ is not None:
-                root = root.__cause__
-            if root is not error:
+            if (root := root_cause(error)) is not error:
                 print(f"The cause, from within the traceback: {type(root).__name__}: {root}", file=sys.stderr)
         else:
             print(one_line(cause), file=sys.stderr)

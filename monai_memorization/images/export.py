@@ -29,7 +29,7 @@ from monai.transforms import (
 )
 from torch.utils.data import Dataset
 
-from monai_memorization.errors import InputError, some
+from monai_memorization.errors import InputError, root_cause, some
 from monai_memorization.files import write_bytes, write_text
 from monai_memorization.images.reading import MAX_CHANNELS
 
@@ -183,9 +183,7 @@ def _read(dataset: Dataset[Any], index: int, role: str) -> Any:
     try:
         return dataset[index]
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # MONAI's own only names the transform
-            cause = cause.__cause__
+        cause = root_cause(error)  # MONAI's own only names the transform
         data = getattr(dataset, "data", None)
         given = data[index] if isinstance(data, Sequence) else None
         files = (

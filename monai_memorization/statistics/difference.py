@@ -11,8 +11,8 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv
 
-from monai_memorization.statistics.conformal import alpha_attained
 from monai_memorization.statistics.false_alarms import Array, false_alarm_rates
+from monai_memorization.statistics.rates import able_strata
 from monai_memorization.statistics.strata import ImagesPerPatient, Stratum
 
 # Equally likely pairs that stand for the false-alarm rate and the first flagged share.
@@ -90,7 +90,7 @@ def copy_rate_difference_ci(
 
 def _able(audit: FlaggedSet, alpha: float) -> tuple[FlaggedSet, float]:
     """Return the part of a synthetic set whose images can be flagged, and its share of the set."""
-    able = [s for s in audit.strata if alpha_attained(alpha, s.n_patients, len(s.validation)) > 0]
+    able = able_strata(alpha, audit.strata)
     n_able = sum(len(s.synthetic) for s in able)
     return replace(audit, n_synthetic=n_able, strata=able), n_able / max(1, audit.n_synthetic)
 

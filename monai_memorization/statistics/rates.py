@@ -70,7 +70,7 @@ def copy_rate_interval(
     Returns:
         Low and high end; (0, 1) where no image can be flagged, as nothing is then known.
     """
-    able = [s for s in strata if alpha_attained(alpha, s.n_patients, len(s.validation)) > 0]
+    able = able_strata(alpha, strata)
     n_able = sum(len(s.synthetic) for s in able)
     if n_able == 0:
         return 0.0, 1.0
@@ -88,6 +88,11 @@ def copy_rate_interval(
     low = 0.0 if n_copies == 0 else end(n_copies, rest + 1, (1 - level) / 2, np.max)
     high = 1.0 if rest == 0 else end(n_copies + 1, rest, (1 + level) / 2, np.min)
     return share * low, 1 - share * (1 - high)
+
+
+def able_strata(alpha: float, strata: Sequence[Stratum]) -> list[Stratum]:
+    """Return those that have patients enough for an image to be flagged at all."""
+    return [s for s in strata if alpha_attained(alpha, s.n_patients, len(s.validation)) > 0]
 
 
 def mean_alpha_attained(alpha: float, strata: Sequence[Stratum]) -> float:
