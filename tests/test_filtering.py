@@ -76,8 +76,8 @@ def test_audit_of_what_a_filter_left_gives_no_clean_verdict(audited, encoder_fil
     (tmp_path / "links").mkdir()
     for path in map(Path, left):
         (tmp_path / "links" / path.name).symlink_to(path)
-    given = "clean", "clean/all.csv", "clean/images/a/b", "clean/images/*.png", "elsewhere.csv", "link", "links"
-    for name in given:
+    given = "clean", "clean/all.csv", "elsewhere.csv", "link", "links", "clean/images/*.png"
+    for name in (*given, "clean/images/a/b", "clean/images/a/b/*.png"):
         assert is_what_a_filter_left(tmp_path / name), name
     assert was_filtered(tmp_path / "moved.json", read_image_set(synthetic, "synthetic"))
     for name in ("clean/later", "clean/later/images"):
